@@ -1,0 +1,64 @@
+//! Errors as a person reads them: one chain of causes, and a line that says what to do.
+
+use std::error::Error;
+use std::fmt;
+
+/// An error together with something the reader can run or change.
+#[derive(Debug)]
+pub struct Hinted {
+    hint: String,
+    error: Box<dyn Error + Send + Sync>,
+}
+
+/// Adds a hint to a failing result.
+pub trait HintExt<T> {
+    /// Attaches `hint`: one sentence or command, shown on its own line by [`render`].
+    fn hint(self, hint: impl Into<String>) -> Result<T, Hinted>;
+}
+
+impl<T, E: Into<Box<dyn Error + Send + Sync>>> HintExt<T> for Result<T, E> {
+    fn hint(self, hint: impl Into<String>) -> Result<T, Hinted> {
+        self.map_err(|error| Hinted { hint: hint.into(), error: error.into() })
+    }
+}
+
+impl fmt::Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for Hinted {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// The whole chain on one line, then every hint of the chain on a line of its own.
+pub fn render(error: &(dyn Error + 'static)) -> String {
+    let mut causes = Vec::new();
+    let mut hints = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        causes.push(error.to_string());
+        hints.extend(error.downcast_ref::<Hinted>().map(|hinted| format!("\nhint: {}", hinted.hint)));
+        next = error.source();
+    }
+    format!("error: {}{}", causes.join(": "), hints.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("failed to read the key")]
+    struct ReadKey(#[source] std::io::Error);
+
+    #[test]
+    fn a_chain_is_printed_once_and_its_hint_last() {
+        let result: Result<(), _> = Err(ReadKey(std::io::Error::other("disk on fire")));
+        let text = render(&result.hint("use another disk").err().map_or_else(|| unreachable!(), |e| e));
+        assert_eq!(text, "error: failed to read the key: disk on fire\nhint: use another disk");
+    }
+}

@@ -1,0 +1,27 @@
+//! The words that scanner and agent both speak: ports and port sets, the allowlist, findings,
+//! the order and the report that cross the wire, identities and TLS.
+//!
+//! No runtime, no command line and no sockets: everything here is a value or a pure function,
+//! but for [`file`] (one atomic write) and [`tls`] (reading certificates).
+
+pub mod allowlist;
+pub mod config;
+pub mod file;
+pub mod finding;
+pub mod hint;
+pub mod identity;
+pub mod name;
+pub mod observation;
+pub mod port;
+pub mod port_set;
+pub mod text;
+pub mod tls;
+pub mod wire;
+
+pub use allowlist::{AllowEntry, Allowlist};
+pub use finding::{Finding, FindingId, FindingStatus};
+pub use identity::Identity;
+pub use name::Name;
+pub use observation::{Evidence, Observation, PortState};
+pub use port::{Port, Protocol};
+pub use port_set::PortSet;

@@ -1,0 +1,39 @@
+//! Text from elsewhere, made safe to show.
+
+/// `text` with every control and bidirectional-formatting character escaped, cut after `limit`
+/// characters (an ellipsis marks the cut). Safe in a terminal and in a log line.
+pub fn printable(text: &str, limit: usize) -> String {
+    let mut shown = String::new();
+    for (position, character) in text.chars().enumerate() {
+        if position == limit {
+            shown.push('…');
+            break;
+        }
+        match character.is_control() || is_invisible(character) {
+            true => shown.extend(character.escape_unicode()),
+            false => shown.push(character),
+        }
+    }
+    shown
+}
+
+/// Characters that reorder or hide their neighbours: bidirectional controls, zero-width
+/// characters, line and paragraph separators, the byte order mark and tags.
+fn is_invisible(character: char) -> bool {
+    matches!(character,
+        '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_can_break_out_of_a_line() {
+        assert_eq!(printable("a\nb\x1b[31m\u{202e}c", 80), "a\\u{a}b\\u{1b}[31m\\u{202e}c");
+        assert_eq!(printable("größe", 80), "größe");
+        assert_eq!(printable("abcdef", 3), "abc…");
+        assert_eq!(printable("abc", 3), "abc");
+    }
+}

@@ -1,0 +1,18 @@
+//! What crosses the wire between scanner and agent, version 1: JSON over mutual TLS.
+//!
+//! The agent refuses unknown fields of an order; the scanner ignores unknown fields of a report,
+//! so that an agent may be newer than its scanner.
+
+mod cause;
+mod explanation;
+mod order;
+mod problem;
+mod report;
+mod status;
+
+pub use cause::{Cause, CauseKind};
+pub use explanation::Explanation;
+pub use order::{MAX_BODY, Order, OrderError, ReportedFinding};
+pub use problem::Problem;
+pub use report::{Mode, OrderMark, Outcome, OutcomeStatus, Report};
+pub use status::Status;

@@ -1,0 +1,176 @@
+//! The order: every unexpected port the scanner sees on one node. State, not an event.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::finding::FindingId;
+use crate::name::Name;
+use crate::port::{Port, Protocol};
+use crate::port_set::PortSet;
+
+/// Largest body of an order or a report, in bytes.
+pub const MAX_BODY: usize = 256 * 1024;
+const MAX_FINDINGS: usize = 1_000;
+const MAX_WORD: usize = 64;
+
+/// `PUT /v1/exposures`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// Always [`Order::SCHEMA`].
+    pub schema: String,
+    /// Who orders; must be the name in the client certificate.
+    pub scanner: Name,
+    /// Grows whenever a scanner lost its state.
+    pub epoch: u64,
+    /// Grows with each order of an epoch.
+    pub sequence: u64,
+    /// The sweep this order comes from.
+    pub scan: String,
+    /// The node it is for.
+    pub node: Name,
+    /// After this instant the order is stale.
+    pub expires_at: Timestamp,
+    /// All unexpected open ports of the node.
+    pub findings: Vec<ReportedFinding>,
+    /// All ports that the allowlist opens on the node, such as `80/tcp` or `8000-8100/tcp`.
+    #[serde(with = "port_items")]
+    pub allow: PortSet,
+}
+
+/// One finding of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportedFinding {
+    /// The finding's stable name.
+    pub id: FindingId,
+    /// Address of the node at which the port answered.
+    pub address: IpAddr,
+    /// Protocol of the port.
+    pub protocol: Protocol,
+    /// Port number.
+    pub port: NonZeroU16,
+    /// The word for what was seen, such as `syn-ack`.
+    pub evidence: String,
+}
+
+/// What is wrong with an order that is well-formed JSON.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// Another schema or version.
+    #[error("schema is not {}", Order::SCHEMA)]
+    Schema,
+    /// More findings than one order may carry.
+    #[error("more than {MAX_FINDINGS} findings in one order")]
+    TooMany,
+    /// A free word is too long or not plain ASCII.
+    #[error("{0} must be 1 to {MAX_WORD} printable ASCII characters")]
+    Word(&'static str),
+    /// The same finding twice.
+    #[error("finding {0} stands twice in the order")]
+    Twice(FindingId),
+}
+
+impl Order {
+    /// Schema name of this version.
+    pub const SCHEMA: &str = "deadlight.order/v1";
+
+    /// Checks what the types cannot: schema, counts, lengths.
+    pub fn check(&self) -> Result<(), OrderError> {
+        if self.schema != Self::SCHEMA {
+            return Err(OrderError::Schema);
+        }
+        if self.findings.len() > MAX_FINDINGS {
+            return Err(OrderError::TooMany);
+        }
+        check_word("scan", &self.scan)?;
+        let mut seen = std::collections::BTreeSet::new();
+        for finding in &self.findings {
+            check_word("evidence", &finding.evidence)?;
+            if !seen.insert(&finding.id) {
+                return Err(OrderError::Twice(finding.id.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ReportedFinding {
+    /// The port with its protocol.
+    pub fn port(&self) -> Port {
+        Port { protocol: self.protocol, number: self.port }
+    }
+}
+
+fn check_word(field: &'static str, word: &str) -> Result<(), OrderError> {
+    let good = (1..=MAX_WORD).contains(&word.len()) && word.bytes().all(|b| (b' '..=b'~').contains(&b));
+    good.then_some(()).ok_or(OrderError::Word(field))
+}
+
+/// A port set as a JSON list with one text a range.
+mod port_items {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use crate::port_set::PortSet;
+
+    pub(super) fn serialize<S: Serializer>(ports: &PortSet, serializer: S) -> Result<S::Ok, S::Error> {
+        ports.items().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PortSet, D::Error> {
+        let items = Vec::<String>::deserialize(deserializer)?;
+        match items.is_empty() {
+            true => Ok(PortSet::default()),
+            false => items.join(",").parse().map_err(D::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &str = include_str!("golden/order.json");
+
+    #[test]
+    fn the_golden_order_reads_and_writes_back() {
+        let order: Order = serde_json::from_str(GOLDEN).unwrap();
+        assert_eq!(order.check(), Ok(()));
+        assert_eq!(order.findings[0].port().to_string(), "8080/tcp");
+        assert_eq!(format!("{}\n", serde_json::to_string_pretty(&order).unwrap()), GOLDEN);
+    }
+
+    #[test]
+    fn refuses_what_is_not_an_order() {
+        let cases = [
+            ("\"port\": 8080", "\"port\": 0", "zero"),
+            ("\"port\": 8080", "\"port\": 65536", "65536"),
+            ("\"protocol\": \"tcp\"", "\"protocol\": \"sctp\"", "sctp"),
+            ("\"node\": \"n1\"", "\"node\": \"../n1\"", "not a name"),
+            ("\"epoch\": 3", "\"epoch\": 3, \"mode\": \"enforce\"", "unknown field `mode`"),
+            ("443/tcp", "443-80/tcp", "runs backwards"),
+        ];
+        for (good, bad, wanted) in cases {
+            let error = serde_json::from_str::<Order>(&GOLDEN.replacen(good, bad, 1)).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn checks_counts_and_words() {
+        let mut order: Order = serde_json::from_str(GOLDEN).unwrap();
+        order.findings.push(order.findings[0].clone());
+        assert_eq!(order.check(), Err(OrderError::Twice(order.findings[0].id.clone())));
+        order.findings = vec![order.findings[0].clone(); 1_001];
+        assert_eq!(order.check(), Err(OrderError::TooMany));
+        order.findings.truncate(1);
+        order.findings[0].evidence = "syn-ack\nevil".into();
+        assert_eq!(order.check(), Err(OrderError::Word("evidence")));
+        order.schema = "deadlight.order/v2".into();
+        assert_eq!(order.check(), Err(OrderError::Schema));
+    }
+}

@@ -1,0 +1,31 @@
+//! The agent's state of health.
+
+use serde::{Deserialize, Serialize};
+
+use super::report::Mode;
+use crate::name::Name;
+use crate::port::Port;
+
+/// The answer to `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Always [`Status::SCHEMA`].
+    pub schema: String,
+    /// The node.
+    pub node: Name,
+    /// The agent's mode.
+    pub mode: Mode,
+    /// Version of the agent.
+    pub version: String,
+    /// Ports that shall be closed.
+    pub closed: Vec<Port>,
+    /// Whether the kernel holds exactly the rules that it should.
+    pub in_force: bool,
+    /// What is wrong or missing, one sentence each; empty when all is well.
+    pub problems: Vec<String>,
+}
+
+impl Status {
+    /// Schema name of this version.
+    pub const SCHEMA: &str = "deadlight.status/v1";
+}
