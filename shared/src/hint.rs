@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn a_chain_is_printed_once_and_its_hint_last() {
         let result: Result<(), _> = Err(ReadKey(std::io::Error::other("disk on fire")));
-        let text = render(&result.hint("use another disk").err().map_or_else(|| unreachable!(), |e| e));
+        let text = render(&result.hint("use another disk").err().unwrap_or_else(|| unreachable!()));
         assert_eq!(text, "error: failed to read the key: disk on fire\nhint: use another disk");
     }
 }
