@@ -214,6 +214,28 @@ impl<'de> Deserialize<'de> for PortSet {
     }
 }
 
+/// For `#[serde(with = …)]`: a list with one text a range, which may be empty.
+pub mod as_items {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::PortSet;
+
+    /// Writes the list.
+    pub fn serialize<S: Serializer>(ports: &PortSet, serializer: S) -> Result<S::Ok, S::Error> {
+        ports.items().serialize(serializer)
+    }
+
+    /// Reads the list.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PortSet, D::Error> {
+        let items = Vec::<String>::deserialize(deserializer)?;
+        match items.is_empty() {
+            true => Ok(PortSet::default()),
+            false => items.join(",").parse().map_err(D::Error::custom),
+        }
+    }
+}
+
 fn parse_range(text: &str) -> Result<Range, PortSetError> {
     match text.split_once('-') {
         None => parse_number(text).map(|number| (number, number)),

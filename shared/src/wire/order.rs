@@ -37,7 +37,7 @@ pub struct Order {
     /// All unexpected open ports of the node.
     pub findings: Vec<ReportedFinding>,
     /// All ports that the allowlist opens on the node, such as `80/tcp` or `8000-8100/tcp`.
-    #[serde(with = "port_items")]
+    #[serde(with = "crate::port_set::as_items")]
     pub allow: PortSet,
 }
 
@@ -108,26 +108,6 @@ impl ReportedFinding {
 fn check_word(field: &'static str, word: &str) -> Result<(), OrderError> {
     let good = (1..=MAX_WORD).contains(&word.len()) && word.bytes().all(|b| (b' '..=b'~').contains(&b));
     good.then_some(()).ok_or(OrderError::Word(field))
-}
-
-/// A port set as a JSON list with one text a range.
-mod port_items {
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
-
-    use crate::port_set::PortSet;
-
-    pub(super) fn serialize<S: Serializer>(ports: &PortSet, serializer: S) -> Result<S::Ok, S::Error> {
-        ports.items().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PortSet, D::Error> {
-        let items = Vec::<String>::deserialize(deserializer)?;
-        match items.is_empty() {
-            true => Ok(PortSet::default()),
-            false => items.join(",").parse().map_err(D::Error::custom),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,141 @@
+//! Docker's own rules: read, and tightened where they are wider than they need to be.
+
+mod allow;
+mod ingress;
+mod save;
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use deadlight_shared::{Port, Protocol};
+
+use super::Desired;
+
+pub use ingress::tightened;
+pub use save::{Save, SaveError};
+
+/// What our rules in foreign tables carry as their comment.
+const MARK: &str = "-m comment --comment deadlight";
+
+/// Which kernel interface the iptables programs use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// `iptables-nft`.
+    Nft,
+    /// `iptables-legacy`.
+    Legacy,
+}
+
+/// Address family of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both families.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Whether `address` is of this family.
+    pub fn holds(self, address: IpAddr) -> bool {
+        (self == Self::V4) == address.is_ipv4()
+    }
+}
+
+/// The program that saves or restores tables, such as `ip6tables-legacy-save`.
+pub fn program(family: Family, flavour: Flavour, verb: &str) -> String {
+    let family = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    let flavour = if flavour == Flavour::Nft { "nft" } else { "legacy" };
+    format!("{family}-{flavour}-{verb}")
+}
+
+/// One rule by which Docker publishes a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dnat {
+    /// `DOCKER-INGRESS` for the routing mesh, `DOCKER` for a single container.
+    pub chain: &'static str,
+    /// The published port.
+    pub port: Port,
+    /// The address it is published on, when it is not every address.
+    pub on: Option<IpAddr>,
+    /// Where it goes: ingress sandbox or container.
+    pub to: IpAddr,
+    /// The port there.
+    pub to_port: u16,
+}
+
+/// The rules of `save` by which Docker publishes ports to the outside.
+pub fn dnat_rules(save: &Save) -> Vec<Dnat> {
+    ["DOCKER-INGRESS", "DOCKER"]
+        .into_iter()
+        .flat_map(|chain| save.rules("nat", chain).filter_map(move |rule| parse_dnat(chain, rule)))
+        .filter(|dnat| dnat.on.is_none_or(|address| !address.is_loopback()))
+        .collect()
+}
+
+/// The script for `iptables-restore --noflush` that makes Docker's filter table as `desired` says;
+/// none when it is so already. The second value names the ports that the script tightens.
+pub fn script(save: &Save, family: Family, desired: &Desired) -> Option<(String, Vec<Port>)> {
+    let (ingress, ports) = ingress::changes(save, family, desired);
+    let (chain, jump) = allow::changes(save, desired);
+    if ingress.is_empty() && chain.is_empty() && jump.is_empty() {
+        return None;
+    }
+    let mut script = String::from("*filter\n");
+    for line in chain.into_iter().chain(jump).chain(ingress) {
+        let _infallible = writeln!(script, "{line}");
+    }
+    script.push_str("COMMIT\n");
+    Some((script, ports))
+}
+
+/// Our own rules in `save`.
+pub fn owned(save: &Save) -> Vec<String> {
+    save.all_rules("filter").filter(|rule| rule.contains(MARK)).map(str::to_owned).collect()
+}
+
+fn parse_dnat(chain: &'static str, rule: &str) -> Option<Dnat> {
+    let value = |option: &str| {
+        let mut words = rule.split(' ').skip_while(|word| *word != option);
+        words.nth(1)
+    };
+    let protocol: Protocol = value("-p")?.parse().ok()?;
+    let port = Port::new(protocol, value("--dport")?.parse().ok()?)?;
+    let destination: std::net::SocketAddr = value("--to-destination")?.parse().ok()?;
+    let on = value("-d").and_then(|net| net.split('/').next()?.parse().ok());
+    Some(Dnat { chain, port, on, to: destination.ip(), to_port: destination.port() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_dnat_rules_of_both_families() {
+        let save = Save::parse(
+            "*nat\n:DOCKER - [0:0]\n:DOCKER-INGRESS - [0:0]\n\
+             -A DOCKER -i docker0 -j RETURN\n\
+             -A DOCKER ! -i docker0 -p tcp -m tcp --dport 9000 -j DNAT --to-destination 172.17.0.2:80\n\
+             -A DOCKER -d 127.0.0.1/32 ! -i docker0 -p tcp -m tcp --dport 9001 -j DNAT --to-destination 172.17.0.2:81\n\
+             -A DOCKER ! -i docker0 -p udp -m udp --dport 9002 -j DNAT --to-destination [fd00::2]:82\n\
+             -A DOCKER-INGRESS -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.18.0.2:8080\n\
+             -A DOCKER-INGRESS -j RETURN\nCOMMIT\n",
+        )
+        .unwrap();
+        let shown: Vec<_> = dnat_rules(&save)
+            .iter()
+            .map(|dnat| format!("{} {} -> {} {}", dnat.chain, dnat.port, dnat.to, dnat.to_port))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "DOCKER-INGRESS 8080/tcp -> 172.18.0.2 8080",
+                "DOCKER 9000/tcp -> 172.17.0.2 80",
+                "DOCKER 9002/udp -> fd00::2 82"
+            ]
+        );
+    }
+}

@@ -1,0 +1,115 @@
+//! The real firewall of this machine.
+
+use std::fs;
+
+use deadlight_shared::Port;
+
+use super::iptables::{self, Family, Flavour, Save};
+use super::nftables::{self, Guard};
+use super::runner::{FirewallError, run};
+use super::{Change, Desired, Firewall, Inspection, Step};
+
+/// The guard by nftables, tightening by the iptables flavour in which Docker's chains live.
+#[derive(Debug, Default)]
+pub struct Linux;
+
+impl Firewall for Linux {
+    fn inspect(&self, desired: &Desired) -> Result<Inspection, FirewallError> {
+        if desired.outside.is_empty() && !desired.closed.is_empty() {
+            return Err(FirewallError::NoOutside);
+        }
+        let (standing, dropped) = read_guard()?;
+        let wanted = Guard::desired(desired);
+        let mut inspection = Inspection { dropped, ..Inspection::default() };
+        if let Some(script) = Guard::script(standing.as_ref(), wanted.as_ref()) {
+            let ports = wanted.iter().flat_map(Guard::closed).collect();
+            let program = ["nft", "-f", "-"].map(str::to_owned).into();
+            inspection.change.steps.push(Step { program, script, ports });
+        }
+        inspection
+            .owned
+            .extend(standing.iter().flat_map(|guard| guard.render().lines().map(str::to_owned).collect::<Vec<_>>()));
+        if let Some((flavour, saves)) = read_docker()? {
+            for (family, save) in Family::ALL.into_iter().zip(&saves) {
+                inspection.docker.dnat.extend(iptables::dnat_rules(save));
+                inspection.docker.lines.extend(docker_lines(save));
+                inspection.owned.extend(iptables::owned(save));
+                if let Some((script, ports)) = iptables::script(save, family, desired) {
+                    let restore = iptables::program(family, flavour, "restore");
+                    let program = [&restore, "--noflush", "--wait", "5"].map(str::to_owned).into();
+                    inspection.change.steps.push(Step { program, script, ports });
+                }
+            }
+        }
+        Ok(inspection)
+    }
+
+    fn apply(&self, change: &Change) -> Result<(), FirewallError> {
+        change.steps.iter().try_for_each(|step| run(&step.program, &step.script).map(drop))
+    }
+
+    fn lines_for(&self, port: Port, desired: &Desired) -> Vec<String> {
+        let tightened = Family::ALL.into_iter().flat_map(|family| {
+            let rules = iptables::tightened(port, family, &desired.docker_subnets);
+            rules.into_iter().map(move |rule| {
+                let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
+                format!("{program} -A DOCKER-INGRESS {rule}")
+            })
+        });
+        nftables::lines_for(port).into_iter().chain(tightened).collect()
+    }
+}
+
+fn read_guard() -> Result<(Option<Guard>, std::collections::BTreeMap<Port, u64>), FirewallError> {
+    let program: Vec<String> = ["nft", "-y", "list", "table", "inet", "deadlight"].map(str::to_owned).into();
+    match run(&program, "") {
+        Ok(text) => {
+            let (guard, dropped) = Guard::parse(&text)
+                .map_err(|error| FirewallError::Unreadable { program: "nft".to_owned(), detail: error.to_string() })?;
+            Ok((Some(guard), dropped))
+        }
+        Err(FirewallError::Refused { message, .. }) if message.contains("No such file or directory") => {
+            Ok(Default::default())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Both families in the flavour in which Docker's chains live; none where Docker has no chains.
+fn read_docker() -> Result<Option<(Flavour, [Save; 2])>, FirewallError> {
+    let nft = read_saves(Flavour::Nft)?;
+    // Asking iptables-legacy loads its modules; the kernel lists its tables without that.
+    let legacy = match legacy_in_use() {
+        true => read_saves(Flavour::Legacy)?,
+        false => Default::default(),
+    };
+    let docker = |saves: &[Save; 2]| saves.iter().any(Save::has_docker);
+    match (docker(&nft), docker(&legacy)) {
+        (true, true) => Err(FirewallError::BothFlavours),
+        (true, false) => Ok(Some((Flavour::Nft, nft))),
+        (false, true) => Ok(Some((Flavour::Legacy, legacy))),
+        (false, false) => Ok(None),
+    }
+}
+
+fn read_saves(flavour: Flavour) -> Result<[Save; 2], FirewallError> {
+    let read = |family| {
+        let program = iptables::program(family, flavour, "save");
+        let text = run(std::slice::from_ref(&program), "")?;
+        Save::parse(&text).map_err(|error| FirewallError::Unreadable { program, detail: error.to_string() })
+    };
+    Ok([read(Family::V4)?, read(Family::V6)?])
+}
+
+fn legacy_in_use() -> bool {
+    ["/proc/self/net/ip_tables_names", "/proc/self/net/ip6_tables_names"]
+        .iter()
+        .any(|path| fs::read_to_string(path).is_ok_and(|names| !names.trim().is_empty()))
+}
+
+fn docker_lines(save: &Save) -> Vec<String> {
+    ["raw", "nat", "filter"]
+        .into_iter()
+        .flat_map(|table| save.all_rules(table).map(move |rule| format!("{table} {rule}")))
+        .collect()
+}

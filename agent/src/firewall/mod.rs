@@ -1,0 +1,114 @@
+//! The node's firewall: what shall stand, what stands, and the change between the two.
+//!
+//! Two layers. The *guard* ([`nftables`]) shuts ports before any DNAT, where Docker never writes.
+//! *Tightening* ([`iptables`]) narrows Docker's own wide rules. Rendering, parsing and comparing
+//! are pure; only [`Linux`] runs programs.
+
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod iptables;
+mod linux;
+pub mod nftables;
+mod runner;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use deadlight_shared::{Port, PortSet};
+use ipnet::IpNet;
+
+pub use linux::Linux;
+pub use runner::FirewallError;
+
+/// What shall stand in the kernel, whatever the backend.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Published ports that are shut to the outside.
+    pub closed: PortSet,
+    /// Interfaces that face the outside; only what comes in by them is dropped.
+    pub outside: BTreeSet<String>,
+    /// Sources that pass the guard all the same.
+    pub trusted: Vec<IpNet>,
+    /// Subnets of the node's own containers.
+    pub docker_subnets: Vec<IpNet>,
+    /// Published ports that stay open to everybody.
+    pub allowed: PortSet,
+}
+
+/// One atomic write: a script for one program on standard input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The program with its arguments, such as `nft -f -`.
+    pub program: Vec<String>,
+    /// Its standard input.
+    pub script: String,
+    /// Every port that the script shuts or tightens.
+    pub ports: Vec<Port>,
+}
+
+/// What would make the kernel match; empty when it matches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    /// In the order in which they are written: the guard first.
+    pub steps: Vec<Step>,
+}
+
+impl Change {
+    /// Whether the kernel matches already.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+impl fmt::Display for Change {
+    /// The exact lines, each script under the program that takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "# {}", step.program.join(" "))?;
+            f.write_str(&step.script)?;
+        }
+        Ok(())
+    }
+}
+
+/// What one look at the kernel showed.
+#[derive(Debug, Clone, Default)]
+pub struct Inspection {
+    /// What is missing or too much.
+    pub change: Change,
+    /// Packets dropped by the guard so far, by closed port.
+    pub dropped: BTreeMap<Port, u64>,
+    /// Docker's rules as they stand.
+    pub docker: DockerRules,
+    /// Our own rules as they stand, one line each.
+    pub owned: Vec<String>,
+}
+
+/// Docker's rules of both families, read-only.
+#[derive(Debug, Clone, Default)]
+pub struct DockerRules {
+    /// Destination NAT rules of published ports.
+    pub dnat: Vec<iptables::Dnat>,
+    /// All rules of tables `raw`, `nat` and `filter`, as `iptables-save` prints them, table first.
+    pub lines: Vec<String>,
+}
+
+impl DockerRules {
+    /// Ports that Docker publishes to the outside.
+    pub fn published(&self) -> PortSet {
+        self.dnat.iter().map(|dnat| dnat.port).collect()
+    }
+}
+
+/// A backend. `inspect` and `apply` are all there is, so that a fault between any two calls can
+/// be played by a fake.
+pub trait Firewall: Send {
+    /// Reads what stands and compares it with `desired`.
+    fn inspect(&self, desired: &Desired) -> Result<Inspection, FirewallError>;
+
+    /// Writes each step, whole or not at all; stops at the first that fails.
+    fn apply(&self, change: &Change) -> Result<(), FirewallError>;
+
+    /// The lines that stand for `port` once `desired` is in force.
+    fn lines_for(&self, port: Port, desired: &Desired) -> Vec<String>;
+}

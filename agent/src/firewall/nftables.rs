@@ -1,0 +1,318 @@
+//! The guard: an own table `inet deadlight` that shuts ports before any DNAT.
+//!
+//! Prerouting at priority -160 stands after conntrack (-200) and before every DNAT (-100), so one
+//! match on the published port covers swarm ingress, host mode, `docker run -p`, docker-proxy and
+//! host processes, in both families. The twin in postrouting silences the answers of sessions
+//! that were open before. Text is written exactly as `nft list` prints it, so that what stands
+//! can be compared with what shall stand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use deadlight_shared::{Port, Protocol};
+use ipnet::IpNet;
+
+use super::Desired;
+
+/// Sets and chains of the table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guard {
+    sets: BTreeMap<String, Set>,
+    chains: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Set {
+    spec: Vec<String>,
+    elements: BTreeSet<String>,
+}
+
+/// A line of `nft list` that no guard has.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unexpected line `{0}`")]
+pub struct ParseGuardError(String);
+
+impl Guard {
+    /// The guard that closes what `desired` says; none when nothing is closed.
+    pub fn desired(desired: &Desired) -> Option<Self> {
+        if desired.closed.is_empty() {
+            return None;
+        }
+        let (trusted4, trusted6): (Vec<IpNet>, Vec<IpNet>) =
+            IpNet::aggregate(&desired.trusted).into_iter().partition(|net| matches!(net, IpNet::V4(_)));
+        let sets = [
+            ("outside", "type ifname", desired.outside.iter().map(|name| format!("\"{name}\"")).collect()),
+            ("trusted4", "type ipv4_addr;flags interval", trusted4.iter().map(address_element).collect()),
+            ("trusted6", "type ipv6_addr;flags interval", trusted6.iter().map(address_element).collect()),
+            ("closed_tcp", "type inet_service;counter", port_elements(desired, Protocol::Tcp)),
+            ("closed_udp", "type inet_service;counter", port_elements(desired, Protocol::Udp)),
+        ];
+        let set = |spec: &str, elements| Set { spec: spec.split(';').map(str::to_owned).collect(), elements };
+        let chain = |rules: [&str; 6]| rules.into_iter().map(str::to_owned).collect();
+        Some(Self {
+            sets: sets.into_iter().map(|(name, spec, elements)| (name.to_owned(), set(spec, elements))).collect(),
+            chains: BTreeMap::from([
+                ("prerouting".to_owned(), chain(PREROUTING)),
+                ("postrouting".to_owned(), chain(POSTROUTING)),
+            ]),
+        })
+    }
+
+    /// Reads `nft -y list table inet deadlight`, and the packets counted for each closed port.
+    pub fn parse(text: &str) -> Result<(Self, BTreeMap<Port, u64>), ParseGuardError> {
+        let mut guard = Self::default();
+        let mut dropped = BTreeMap::new();
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        while let Some(line) = lines.next() {
+            if let Some(name) = block("set", line) {
+                let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "}").collect();
+                let set = parse_set(name, &body.join(" "), &mut dropped)?;
+                guard.sets.insert(name.to_owned(), set);
+            } else if let Some(name) = block("chain", line) {
+                let body = lines.by_ref().take_while(|line| *line != "}");
+                guard.chains.insert(name.to_owned(), body.map(canonical_rule).collect());
+            } else if line != "table inet deadlight {" && line != "}" {
+                return Err(ParseGuardError(line.to_owned()));
+            }
+        }
+        Ok((guard, dropped))
+    }
+
+    /// The transaction that turns `standing` into `desired`; none when they are equal. Where only
+    /// elements differ they are added and deleted, so that counters go on.
+    pub fn script(standing: Option<&Self>, desired: Option<&Self>) -> Option<String> {
+        match (standing, desired) {
+            (None, None) => None,
+            (Some(_), None) => Some("delete table inet deadlight\n".to_owned()),
+            (Some(standing), Some(desired)) if standing.same_shape(desired) => element_changes(standing, desired),
+            (_, Some(desired)) => {
+                Some(format!("table inet deadlight\ndelete table inet deadlight\n{}", desired.render()))
+            }
+        }
+    }
+
+    /// The table as `nft` takes and prints it.
+    pub fn render(&self) -> String {
+        let mut text = String::from("table inet deadlight {\n");
+        for (name, set) in &self.sets {
+            let elements = match set.elements.is_empty() {
+                true => String::new(),
+                false => format!("\t\telements = {{ {} }}\n", join(&set.elements)),
+            };
+            let spec: String = set.spec.iter().map(|line| format!("\t\t{line}\n")).collect();
+            let _infallible = writeln!(text, "\tset {name} {{\n{spec}{elements}\t}}");
+        }
+        for (name, rules) in &self.chains {
+            let rules: String = rules.iter().map(|rule| format!("\t\t{rule}\n")).collect();
+            let _infallible = writeln!(text, "\tchain {name} {{\n{rules}\t}}");
+        }
+        text.push_str("}\n");
+        text
+    }
+
+    /// Ports that the guard shuts.
+    pub fn closed(&self) -> Vec<Port> {
+        Protocol::ALL
+            .into_iter()
+            .flat_map(|protocol| {
+                let set = self.sets.get(&closed_set(protocol));
+                set.into_iter()
+                    .flat_map(|set| &set.elements)
+                    .filter_map(move |number| Port::new(protocol, number.parse().ok()?))
+            })
+            .collect()
+    }
+
+    fn same_shape(&self, other: &Self) -> bool {
+        let specs =
+            |guard: &Self| guard.sets.iter().map(|(name, set)| (name.clone(), set.spec.clone())).collect::<Vec<_>>();
+        self.chains == other.chains && specs(self) == specs(other)
+    }
+}
+
+/// The lines of the guard that shut `port`.
+pub fn lines_for(port: Port) -> Vec<String> {
+    let (protocol, number) = (port.protocol, port.number);
+    let verdict = if protocol == Protocol::Tcp { "drop" } else { "reject" };
+    vec![
+        format!(
+            "nft inet deadlight prerouting: iifname @outside ct direction original {protocol} dport {number} {verdict}"
+        ),
+        format!(
+            "nft inet deadlight postrouting: oifname @outside ct direction reply ct original proto-dst {number} ({protocol}) drop"
+        ),
+    ]
+}
+
+const PREROUTING: [&str; 6] = [
+    "type filter hook prerouting priority -160; policy accept;",
+    "iifname != @outside accept",
+    "ip saddr @trusted4 accept",
+    "ip6 saddr @trusted6 accept",
+    "ct direction original tcp dport @closed_tcp drop",
+    "ct direction original udp dport @closed_udp reject",
+];
+
+const POSTROUTING: [&str; 6] = [
+    "type filter hook postrouting priority 290; policy accept;",
+    "oifname != @outside accept",
+    "ip daddr @trusted4 accept",
+    "ip6 daddr @trusted6 accept",
+    "ct direction reply meta l4proto tcp ct original proto-dst @closed_tcp drop",
+    "ct direction reply meta l4proto udp ct original proto-dst @closed_udp drop",
+];
+
+fn closed_set(protocol: Protocol) -> String {
+    format!("closed_{protocol}")
+}
+
+fn port_elements(desired: &Desired, protocol: Protocol) -> BTreeSet<String> {
+    desired.closed.iter().filter(|port| port.protocol == protocol).map(|port| port.number.to_string()).collect()
+}
+
+/// nft prints a single address without its prefix length.
+fn address_element(net: &IpNet) -> String {
+    match net.prefix_len() == net.max_prefix_len() {
+        true => net.addr().to_string(),
+        false => net.to_string(),
+    }
+}
+
+fn block<'a>(kind: &str, line: &'a str) -> Option<&'a str> {
+    line.strip_prefix(kind)?.strip_prefix(' ')?.strip_suffix(" {")
+}
+
+/// nft leaves out what is the default of the family, depending on its version.
+fn canonical_rule(line: &str) -> String {
+    line.replace(" with icmpx port-unreachable", "").replace(" with icmpx type port-unreachable", "")
+}
+
+fn parse_set(name: &str, body: &str, dropped: &mut BTreeMap<Port, u64>) -> Result<Set, ParseGuardError> {
+    let (spec, elements) = match body.split_once("elements = {") {
+        Some((spec, elements)) => (spec, elements.trim_end_matches('}').trim_end().trim_end_matches('}')),
+        None => (body, ""),
+    };
+    let mut set = Set { spec: spec_lines(spec), elements: BTreeSet::new() };
+    for element in elements.split(',').map(str::trim).filter(|element| !element.is_empty()) {
+        let (value, counter) = match element.split_once(" counter packets ") {
+            Some((value, counter)) => (value, counter.split(' ').next()),
+            None => (element, None),
+        };
+        if let Some(counter) = counter {
+            let port = Protocol::ALL
+                .into_iter()
+                .find(|protocol| name == closed_set(*protocol))
+                .and_then(|protocol| Port::new(protocol, value.parse().ok()?))
+                .ok_or_else(|| ParseGuardError(element.to_owned()))?;
+            dropped.insert(port, counter.parse().map_err(|_| ParseGuardError(element.to_owned()))?);
+        }
+        set.elements.insert(value.to_owned());
+    }
+    Ok(set)
+}
+
+/// `type`, `flags` and `counter` come in lines of their own, which joining has put on one.
+fn spec_lines(spec: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in spec.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if !matches!(word, "type" | "flags" | "counter") => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+fn element_changes(standing: &Guard, desired: &Guard) -> Option<String> {
+    let mut script = String::new();
+    for (name, set) in &desired.sets {
+        let Some(old) = standing.sets.get(name) else { continue };
+        let (gone, new) = (&old.elements - &set.elements, &set.elements - &old.elements);
+        for (verb, elements) in [("delete", gone), ("add", new)] {
+            if !elements.is_empty() {
+                let _infallible = writeln!(script, "{verb} element inet deadlight {name} {{ {} }}", join(&elements));
+            }
+        }
+    }
+    (!script.is_empty()).then_some(script)
+}
+
+fn join(elements: &BTreeSet<String>) -> String {
+    elements.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desired(closed: &str) -> Desired {
+        Desired {
+            closed: closed.parse().unwrap(),
+            outside: ["eth0", "ens3"].map(str::to_owned).into(),
+            trusted: ["203.0.113.0/24", "198.51.100.7/32", "2001:db8::/32"].map(|net| net.parse().unwrap()).into(),
+            ..Desired::default()
+        }
+    }
+
+    /// Printed by nft 1.0.6 after it took the golden script.
+    const LISTED: &str = include_str!("golden/guard.listed");
+    const GOLDEN: &str = include_str!("golden/guard.nft");
+
+    #[test]
+    fn renders_the_golden_table() {
+        let guard = Guard::desired(&desired("9000/tcp,8080/tcp,5514/udp")).unwrap();
+        assert_eq!(guard.render(), GOLDEN);
+    }
+
+    #[test]
+    fn what_nft_lists_is_what_was_written() {
+        let guard = Guard::desired(&desired("9000/tcp,8080/tcp,5514/udp")).unwrap();
+        let (listed, dropped) = Guard::parse(LISTED).unwrap();
+        assert_eq!(listed, guard);
+        assert_eq!(Guard::script(Some(&listed), Some(&guard)), None);
+        let counts: Vec<_> = dropped.iter().map(|(port, packets)| format!("{port} {packets}")).collect();
+        assert_eq!(counts, ["8080/tcp 12", "9000/tcp 0", "5514/udp 3"]);
+        assert_eq!(guard.closed().len(), 3);
+    }
+
+    #[test]
+    fn only_elements_change_when_only_elements_differ() {
+        let old = Guard::desired(&desired("8080/tcp,9000/tcp")).unwrap();
+        let new = Guard::desired(&desired("8080/tcp,53/udp")).unwrap();
+        assert_eq!(
+            Guard::script(Some(&old), Some(&new)).unwrap(),
+            "delete element inet deadlight closed_tcp { 9000 }\nadd element inet deadlight closed_udp { 53 }\n"
+        );
+    }
+
+    #[test]
+    fn a_tampered_table_is_written_anew() {
+        let wanted = Guard::desired(&desired("8080/tcp")).unwrap();
+        for (from, to) in [
+            ("tcp dport @closed_tcp drop", "tcp dport @closed_tcp accept"),
+            ("priority -160", "priority -90"),
+            ("\t\tiifname != @outside accept\n", "\t\taccept\n"),
+            ("type inet_service", "type inet_service\n\t\tflags timeout"),
+        ] {
+            let (tampered, _) = Guard::parse(&wanted.render().replacen(from, to, 1)).unwrap();
+            let script = Guard::script(Some(&tampered), Some(&wanted)).unwrap();
+            assert!(script.starts_with("table inet deadlight\ndelete table inet deadlight\ntable inet deadlight {"));
+        }
+    }
+
+    #[test]
+    fn nothing_closed_is_no_table() {
+        assert_eq!(Guard::desired(&Desired::default()), None);
+        let guard = Guard::desired(&desired("8080/tcp")).unwrap();
+        assert_eq!(Guard::script(Some(&guard), None).unwrap(), "delete table inet deadlight\n");
+        assert_eq!(Guard::script(None, None), None);
+    }
+
+    #[test]
+    fn foreign_text_is_refused() {
+        assert!(Guard::parse("table inet other {\n}\n").is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! Runs the firewall programs: no shell, scripts on standard input.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use deadlight_shared::Port;
+use deadlight_shared::text::printable;
+
+/// Why the firewall could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FirewallError {
+    /// The program is not there or cannot be started.
+    #[error("failed to run {program}")]
+    Run {
+        /// Program name.
+        program: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The program said no.
+    #[error("{program} failed: {message}")]
+    Refused {
+        /// Program name.
+        program: String,
+        /// Its first lines on standard error.
+        message: String,
+    },
+    /// Another program holds the xtables lock.
+    #[error("another program holds the xtables lock")]
+    Locked,
+    /// The output cannot be understood, so nothing can be said about the rules.
+    #[error("cannot read back what {program} prints: {detail}")]
+    Unreadable {
+        /// Program name.
+        program: String,
+        /// The line or reason.
+        detail: String,
+    },
+    /// Docker's chains live in both iptables flavours.
+    #[error("Docker's chains are in iptables-nft and in iptables-legacy at once; cannot tell which one dockerd uses")]
+    BothFlavours,
+    /// No interface faces the outside.
+    #[error("no interface has a default route, so the outside is unknown")]
+    NoOutside,
+    /// A script would shut a protected port. A bug in planning, stopped here.
+    #[error("refused to write a rule against the protected port {0}")]
+    Protected(Port),
+    /// Written, but not there when read back.
+    #[error("the rules were written but do not stand as written; still missing:\n{0}")]
+    NotInForce(String),
+}
+
+impl FirewallError {
+    /// Whether waiting may help.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Locked)
+    }
+
+    /// What an operator can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Run { .. } => "install the packages nftables and iptables, and run as root",
+            Self::Refused { .. } => {
+                "run as root with CAP_NET_ADMIN; `nft list ruleset` shows whether the kernel has nf_tables"
+            }
+            Self::Locked => "wait, or find the holder with: fuser -v /run/xtables.lock",
+            Self::Unreadable { .. } => "look at `iptables-save` and `nft list ruleset` for rules of another tool",
+            Self::BothFlavours => {
+                "remove the chains of the flavour that dockerd does not use (update-alternatives --display iptables), then restart docker"
+            }
+            Self::NoOutside => "name the interfaces in the configuration: outside = [\"eth0\"]",
+            Self::Protected(_) => "report this as a bug",
+            Self::NotInForce(_) => "look for another program that rewrites the rules",
+        }
+    }
+}
+
+/// Runs `program` with `input` on its standard input and returns its standard output.
+pub(super) fn run(program: &[String], input: &str) -> Result<String, FirewallError> {
+    let name = program.first().cloned().unwrap_or_default();
+    let failed = |source| FirewallError::Run { program: name.clone(), source };
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut child = Command::new(&name)
+        .args(program.iter().skip(1))
+        .env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin"))
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that refuses early closes its input; its exit status tells more than EPIPE.
+        match stdin.write_all(input.as_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(failed(error)),
+            _ => {}
+        }
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let message = String::from_utf8_lossy(&output.stderr);
+    match message.contains("xtables lock") {
+        true => Err(FirewallError::Locked),
+        false => Err(FirewallError::Refused { program: name, message: printable(message.trim(), 300) }),
+    }
+}

@@ -1,0 +1,103 @@
+//! What shall stay closed, by whose word: the agent's memory, written before the kernel is.
+
+mod store;
+
+use std::collections::BTreeMap;
+
+use deadlight_shared::wire::{OrderMark, Report};
+use deadlight_shared::{Name, Port, PortSet};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use store::{LedgerError, Store};
+
+/// The whole ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ledger {
+    schema: String,
+    /// Closed ports, one entry each.
+    pub closures: Vec<Closure>,
+    /// Ports that the newest order allows.
+    #[serde(with = "deadlight_shared::port_set::as_items")]
+    pub allowed_by_order: PortSet,
+    /// Ports that `harden --allow` named.
+    #[serde(with = "deadlight_shared::port_set::as_items")]
+    pub allowed_locally: PortSet,
+    /// The newest order of each scanner, with the report it was answered.
+    pub orders: BTreeMap<Name, Answered>,
+}
+
+/// One closed port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Closure {
+    /// The published port.
+    pub port: Port,
+    /// By whose word.
+    pub origin: Origin,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// By whose word a port is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A scanner's order.
+    Order,
+    /// An operator on this node, by `harden`.
+    Local,
+}
+
+/// An order that was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answered {
+    /// Its place among the scanner's orders.
+    pub mark: OrderMark,
+    /// The answer; missing while the order is being carried out.
+    pub report: Option<Report>,
+}
+
+impl Ledger {
+    const SCHEMA: &str = "deadlight.ledger/v1";
+
+    /// Whether `port` is closed.
+    pub fn is_closed(&self, port: Port) -> bool {
+        self.closures.iter().any(|closure| closure.port == port)
+    }
+
+    /// All closed ports.
+    pub fn closed(&self) -> PortSet {
+        self.closures.iter().map(|closure| closure.port).collect()
+    }
+
+    /// All allowed ports, less those that are closed.
+    pub fn allowed(&self) -> PortSet {
+        let mut named = self.allowed_by_order.clone();
+        named.extend(&self.allowed_locally);
+        named.iter().filter(|port| !self.is_closed(*port)).collect()
+    }
+
+    /// Adds a closure. One that stands keeps its date; a local word outlives an order's.
+    pub fn close(&mut self, closure: Closure) {
+        match self.closures.iter_mut().find(|standing| standing.port == closure.port) {
+            Some(standing) if closure.origin == Origin::Local => standing.origin = Origin::Local,
+            Some(_) => {}
+            None => self.closures.push(closure),
+        }
+    }
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            schema: Self::SCHEMA.to_owned(),
+            closures: Vec::new(),
+            allowed_by_order: PortSet::default(),
+            allowed_locally: PortSet::default(),
+            orders: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What shall be closed: pure decisions from an order, the ledger and the local policy.
+
+mod policy;
+
+use deadlight_shared::wire::Order;
+use deadlight_shared::{FindingId, Port};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::ledger::{Closure, Ledger, Origin};
+
+pub use policy::{Policy, Protection};
+
+/// What is decided about one finding of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The finding.
+    pub finding: FindingId,
+    /// Its port.
+    pub port: Port,
+    /// Close it, or why not.
+    pub verdict: Verdict,
+}
+
+/// The decision itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The port shall be closed.
+    Close,
+    /// The port is protected; the reason.
+    Refuse(String),
+    /// The budget of new ports is used up for now; the reason.
+    Hold(String),
+}
+
+/// Decides about each finding, in the order's order. Ports that are closed already cost no budget.
+pub fn decide(order: &Order, ledger: &Ledger, policy: &Policy, now: Timestamp) -> Vec<Decision> {
+    let mut budget = Budget::new(ledger, policy, now);
+    let mut taken = std::collections::BTreeSet::new();
+    order
+        .findings
+        .iter()
+        .map(|finding| {
+            let port = finding.port();
+            let verdict = match policy.protection(port) {
+                Some(reason) => Verdict::Refuse(reason.to_string()),
+                None if ledger.is_closed(port) || taken.contains(&port) => Verdict::Close,
+                None => budget.take(),
+            };
+            if verdict == Verdict::Close {
+                taken.insert(port);
+            }
+            Decision { finding: finding.id.clone(), port, verdict }
+        })
+        .collect()
+}
+
+/// Takes an order into the ledger: closes what was decided, and opens again what the order's
+/// allowlist covers and an earlier order had closed. What was closed locally stays closed.
+pub fn record(order: &Order, decisions: &[Decision], ledger: &mut Ledger, now: Timestamp) {
+    for decision in decisions.iter().filter(|decision| decision.verdict == Verdict::Close) {
+        ledger.close(Closure { port: decision.port, origin: Origin::Order, since: now });
+    }
+    ledger.allowed_by_order = order.allow.clone();
+    ledger.closures.retain(|closure| closure.origin == Origin::Local || !order.allow.contains(closure.port));
+}
+
+struct Budget {
+    left: usize,
+    limit: usize,
+}
+
+impl Budget {
+    fn new(ledger: &Ledger, policy: &Policy, now: Timestamp) -> Self {
+        let an_hour = SignedDuration::from_hours(1);
+        let recent = ledger
+            .closures
+            .iter()
+            .filter(|closure| closure.origin == Origin::Order && now.duration_since(closure.since) < an_hour)
+            .count();
+        Self { left: policy.max_new_per_hour.saturating_sub(recent), limit: policy.max_new_per_hour }
+    }
+
+    fn take(&mut self) -> Verdict {
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Verdict::Close
+            }
+            None => Verdict::Hold(format!(
+                "more than {} new ports in an hour: held until the budget allows it (max_new_per_hour)",
+                self.limit
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use deadlight_shared::PortSet;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn order(ports: &[&str], allow: &str) -> Order {
+        let address = "198.51.100.11";
+        let node = "n1".parse().unwrap();
+        let findings: Vec<_> = ports
+            .iter()
+            .map(|port| {
+                let port: Port = port.parse().unwrap();
+                let id = FindingId::of(&node, address.parse().unwrap(), port);
+                serde_json::json!({"id": id, "address": address, "protocol": port.protocol, "port": port.number, "evidence": "syn-ack"})
+            })
+            .collect();
+        let allow: Vec<&str> = allow.split_whitespace().collect();
+        serde_json::from_value(serde_json::json!({
+            "schema": Order::SCHEMA, "scanner": "s1", "epoch": 1, "sequence": 1, "scan": "x", "node": "n1",
+            "expires_at": "2026-11-23T10:00:00Z", "findings": findings, "allow": allow,
+        }))
+        .unwrap()
+    }
+
+    fn policy(protected: &str, max_new_per_hour: usize) -> Policy {
+        let ports: PortSet = protected.parse().unwrap();
+        Policy { protected: vec![Protection { ports, reason: "the local list".into() }], max_new_per_hour }
+    }
+
+    #[test]
+    fn protected_ports_are_refused_and_the_rest_closed() {
+        let decisions =
+            decide(&order(&["22/tcp", "8080/tcp", "22/udp"], ""), &Ledger::default(), &policy("22/tcp", 20), NOW);
+        assert_eq!(decisions[0].verdict, Verdict::Refuse("22/tcp is protected: the local list".into()));
+        assert_eq!(decisions[1].verdict, Verdict::Close);
+        assert_eq!(decisions[2].verdict, Verdict::Close);
+    }
+
+    #[test]
+    fn the_budget_holds_new_ports_only() {
+        let policy = policy("22/tcp", 2);
+        let mut ledger = Ledger::default();
+        let first = order(&["1/tcp", "2/tcp", "3/tcp"], "");
+        let decisions = decide(&first, &ledger, &policy, NOW);
+        assert!(matches!(decisions[2].verdict, Verdict::Hold(_)));
+        record(&first, &decisions, &mut ledger, NOW);
+        let again = decide(&first, &ledger, &policy, NOW);
+        assert_eq!(again[0].verdict, Verdict::Close, "closed already");
+        assert!(matches!(again[2].verdict, Verdict::Hold(_)));
+        let later = NOW + SignedDuration::from_hours(1);
+        assert_eq!(decide(&first, &ledger, &policy, later)[2].verdict, Verdict::Close);
+    }
+
+    #[test]
+    fn one_port_on_two_addresses_costs_once() {
+        let mut twice = order(&["8080/tcp"], "");
+        let mut second = twice.findings[0].clone();
+        second.id = "0123456789abcdef".parse().unwrap();
+        second.address = "2001:db8::1".parse().unwrap();
+        twice.findings.push(second);
+        let decisions = decide(&twice, &Ledger::default(), &policy("22/tcp", 1), NOW);
+        assert!(decisions.iter().all(|decision| decision.verdict == Verdict::Close));
+    }
+
+    #[test]
+    fn an_order_without_a_port_opens_nothing_and_its_allowlist_opens_only_what_orders_closed() {
+        let mut ledger = Ledger::default();
+        let take = |order: Order, ledger: &mut Ledger| {
+            let decisions = decide(&order, ledger, &policy("22/tcp", 20), NOW);
+            record(&order, &decisions, ledger, NOW);
+        };
+        take(order(&["8080/tcp"], ""), &mut ledger);
+        ledger.close(Closure { port: "9000/tcp".parse().unwrap(), origin: Origin::Local, since: NOW });
+        take(order(&[], ""), &mut ledger);
+        assert_eq!(ledger.closed().to_string(), "8080/tcp,9000/tcp");
+        take(order(&[], "8080/tcp 9000/tcp"), &mut ledger);
+        assert_eq!(ledger.closed().to_string(), "9000/tcp");
+    }
+}
