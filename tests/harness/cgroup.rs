@@ -1,0 +1,39 @@
+//! Removing the control groups that a container engine made.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use crate::wait::wait_for;
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Removes the groups below `/NAME` in every hierarchy, of version 1 or 2, once they are empty.
+pub fn remove(name: &str) -> Result<()> {
+    for group in hierarchies().map(|it| it.join(name)).filter(|it| it.exists()) {
+        wait_for("empty control groups", Duration::from_secs(5), || {
+            remove_tree(&group).map_err(|error| format!("{}: {error}", group.display()))
+        })?;
+    }
+    Ok(())
+}
+
+fn hierarchies() -> impl Iterator<Item = PathBuf> {
+    let version_1 = fs::read_dir(ROOT).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    std::iter::once(PathBuf::from(ROOT)).chain(version_1)
+}
+
+/// Unlike [`fs::remove_dir_all`] it leaves the files alone: they go with their group.
+fn remove_tree(group: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(group)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(group)
+}

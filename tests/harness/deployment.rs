@@ -1,0 +1,133 @@
+//! One scanner and one agent that trust each other, configured in a directory of their own.
+
+use std::{
+    fs,
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::{
+    lab::{Family, Wire},
+    programs::{self, Ended, Running, built, finish},
+    test_ca::{Identity, TestCa, Validity},
+};
+
+/// Where the agent listens, on the node's addresses.
+pub const AGENT_PORT: u16 = 7443;
+/// The node's name.
+pub const NODE: &str = "n1";
+/// The scanner's name.
+pub const VANTAGE: &str = "office-a";
+
+/// What a story may want otherwise.
+#[derive(Debug, Clone)]
+pub struct Settings<'a> {
+    /// `observe` or `enforce`.
+    pub mode: &'a str,
+    /// What the scanner probes, as `[sweep] tcp`.
+    pub sweep: &'a str,
+    /// The allowlist's ports; the agent's own must be among them.
+    pub allow: &'a str,
+    /// The node's addresses that the scanner looks at.
+    pub families: &'a [Family],
+    /// Where the agent looks for Docker.
+    pub docker_socket: &'a Path,
+}
+
+impl Default for Settings<'_> {
+    fn default() -> Self {
+        Self {
+            mode: "enforce",
+            sweep: "1-10000",
+            allow: "80,7443/tcp",
+            families: &Family::BOTH,
+            docker_socket: Path::new("/nonexistent/docker.sock"),
+        }
+    }
+}
+
+/// Certificates made by the scanner's own `pki`, and both configuration files.
+#[derive(Debug)]
+pub struct Deployment {
+    directory: TempDir,
+}
+
+impl Deployment {
+    /// Creates the files; starts nothing.
+    pub fn new(settings: &Settings<'_>) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("dl-").tempdir()?;
+        let deployment = Self { directory };
+        for words in [["init"].as_slice(), &["issue-scanner", VANTAGE], &["issue-agent", NODE]] {
+            let mut command = Command::new(built("deadlight-scanner")?);
+            finish(command.arg("pki").args(words).arg("--dir").arg(deployment.path("")))?.expect_code(0)?;
+        }
+        fs::write(deployment.path("agent.toml"), deployment.agent_toml(settings))?;
+        fs::write(deployment.path("scanner.toml"), deployment.scanner_toml(settings))?;
+        Ok(deployment)
+    }
+
+    /// A file of the deployment.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Starts the agent on the node and waits until it accepts connections.
+    pub fn start_agent(&self, wire: &Wire) -> Result<Running> {
+        let mut command = programs::agent(&wire.node)?;
+        command.arg("run").arg("--config").arg(self.path("agent.toml"));
+        let mut agent = Running::start(&mut command, "agent", self.directory.path())?;
+        agent.wait_ready(Duration::from_secs(15), || {
+            wire.node.enter(|| Ok(TcpStream::connect(("127.0.0.1", AGENT_PORT))?)).is_ok()
+        })?;
+        Ok(agent)
+    }
+
+    /// `deadlight-agent WORDS… --config …` on the node, to its end.
+    pub fn agent(&self, wire: &Wire, words: &[&str]) -> Result<Ended> {
+        finish(programs::agent(&wire.node)?.args(words).arg("--config").arg(self.path("agent.toml")))
+    }
+
+    /// `deadlight-scanner WORDS… --config …` on the internet side, to its end.
+    pub fn scanner(&self, wire: &Wire, words: &[&str]) -> Result<Ended> {
+        finish(programs::scanner(&wire.inet)?.args(words).arg("--config").arg(self.path("scanner.toml")))
+    }
+
+    /// A client identity from the deployment's own CA, with whatever URI is asked for.
+    pub fn identity(&self, uri: &str, validity: Validity) -> Result<Identity> {
+        let text = |name| fs::read_to_string(self.path(name)).with_context(|| format!("read {name}"));
+        TestCa::of(&text("ca.crt")?, &text("ca.key")?)?.issue(uri, validity)
+    }
+
+    fn agent_toml(&self, settings: &Settings<'_>) -> String {
+        let Settings { mode, docker_socket, .. } = settings;
+        let (state, ca) = (self.path("state"), self.path("ca.crt"));
+        let (certificate, key) = (self.path(&format!("agent-{NODE}.crt")), self.path(&format!("agent-{NODE}.key")));
+        format!(
+            "node = {NODE:?}\nmode = {mode:?}\nlisten = \"[::]:{AGENT_PORT}\"\nstate_dir = {state:?}\n\
+             docker_socket = {docker_socket:?}\n\
+             [tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n"
+        )
+    }
+
+    fn scanner_toml(&self, settings: &Settings<'_>) -> String {
+        let Settings { sweep, allow, families, .. } = settings;
+        let addresses: Vec<_> = families.iter().map(|family| family.node(0).ip().to_string()).collect();
+        let agent = Family::V4.node(AGENT_PORT);
+        let (store, ca) = (self.path("findings.json"), self.path("ca.crt"));
+        let (certificate, key) =
+            (self.path(&format!("scanner-{VANTAGE}.crt")), self.path(&format!("scanner-{VANTAGE}.key")));
+        format!(
+            "[vantage]\nid = {VANTAGE:?}\n\
+             [sweep]\ntcp = {sweep:?}\n\
+             [[node]]\nname = {NODE:?}\naddresses = {addresses:?}\nagent = \"https://{agent}\"\n\
+             [[allow]]\nports = {allow:?}\nnodes = [\"*\"]\nowner = \"web\"\nreason = \"public site\"\n\
+             [store]\nfile = {store:?}\n\
+             [tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n"
+        )
+    }
+}

@@ -1,0 +1,28 @@
+//! A node under test, its internet and its containers, in throw-away network namespaces; with the means to ask
+//! from outside what a stranger would see.
+//!
+//! Everything here is real: packets, iptables, nft, sockets, and on demand a real dockerd. Nothing here reaches the
+//! machine's own network, and dropping a [`lab::Lab`] leaves nothing behind.
+
+#![expect(clippy::print_stderr, reason = "what a clean-up could not do belongs into the output of the test")]
+
+pub mod answer;
+pub mod capture;
+pub mod cgroup;
+pub mod deployment;
+pub mod docker_rules;
+pub mod dockerd;
+pub mod fake_docker;
+pub mod hostile;
+pub mod image;
+pub mod lab;
+pub mod netns;
+pub mod outbound;
+pub mod process;
+pub mod programs;
+pub mod second_writer;
+pub mod server;
+pub mod session;
+pub mod syn_watch;
+pub mod test_ca;
+pub mod wait;

@@ -1,0 +1,181 @@
+//! Network namespaces that vanish with their owner.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    panic,
+    path::{Path, PathBuf},
+    process::{self, Command},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::{Signal, kill},
+    unistd::{Pid, geteuid},
+};
+
+use crate::{process::run, wait::wait_for};
+
+const DIRECTORY: &str = "/run/netns";
+const PREFIX: &str = "dl";
+
+/// A named network namespace with its loopback up and nothing else in it.
+///
+/// Dropping it ends every process that still lives inside.
+#[derive(Debug)]
+pub struct Netns {
+    name: String,
+}
+
+impl Netns {
+    /// A fresh namespace; `role` only makes its name readable.
+    pub fn new(role: &str) -> Result<Self> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        static SWEPT: OnceLock<()> = OnceLock::new();
+        ensure!(
+            geteuid().is_root(),
+            "network namespaces need root\nhint: sudo -E env PATH=\"$PATH\" cargo nextest run -p deadlight-tests"
+        );
+        SWEPT.get_or_init(|| {
+            if let Err(error) = sweep_stale() {
+                eprintln!("namespaces of ended test runs are still there: {error:#}");
+            }
+        });
+        let name = format!("{PREFIX}-{}-{}-{role}", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        run(Command::new("ip").args(["netns", "add", &name]))?;
+        let namespace = Self { name };
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// The name `ip netns` shows.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that stands for the namespace.
+    pub fn path(&self) -> PathBuf {
+        Path::new(DIRECTORY).join(&self.name)
+    }
+
+    /// Runs `work` on a thread of its own inside the namespace. Sockets opened there stay there.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        enter(&self.path(), work)
+    }
+
+    /// A command that will run inside. Unlike `ip netns exec` it keeps the machine's /sys, and with it the cgroups.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        command_in(&self.path(), program)
+    }
+
+    /// `ip …` inside; `words` are separated by blanks.
+    pub fn ip(&self, words: &str) -> Result<()> {
+        run(Command::new("ip").args(["-n", &self.name]).args(words.split_whitespace())).map(drop)
+    }
+
+    /// Sets a `net.*` kernel parameter of this namespace, such as `net/ipv4/ip_forward`.
+    pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
+        let file = Path::new("/proc/sys").join(key);
+        self.enter(|| fs::write(&file, value).with_context(|| format!("set {key}")))
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.name) {
+            eprintln!("namespace {} is left behind: {error:#}", self.name);
+        }
+    }
+}
+
+/// [`Netns::enter`] for a namespace that somebody else made.
+pub fn enter<T: Send>(namespace: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let file = File::open(namespace).with_context(|| format!("open {}", namespace.display()))?;
+    thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                setns(file, CloneFlags::CLONE_NEWNET).context("enter the network namespace")?;
+                work()
+            })
+            .join()
+            .unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
+}
+
+/// [`Netns::command`] for a namespace that somebody else made.
+pub fn command_in(namespace: &Path, program: impl AsRef<OsStr>) -> Command {
+    let mut net = std::ffi::OsString::from("--net=");
+    net.push(namespace);
+    let mut command = Command::new("nsenter");
+    command.arg(net).arg("--").arg(program);
+    command
+}
+
+/// Names of all namespaces that a test process made, of this run and of others.
+pub fn all() -> Result<Vec<String>> {
+    let entries = match fs::read_dir(DIRECTORY) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).context(DIRECTORY),
+    };
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| owner(name).is_some())
+        .collect())
+}
+
+/// The process that made a namespace of this name, if a test made it.
+pub fn owner(name: &str) -> Option<u32> {
+    let mut parts = name.split('-');
+    (parts.next() == Some(PREFIX)).then(|| parts.next()?.parse().ok())?
+}
+
+/// Removes namespaces whose owner was killed before it could clean up.
+pub fn sweep_stale() -> Result<()> {
+    for name in all()? {
+        if owner(&name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            remove(&name)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(name: &str) -> Result<()> {
+    let path = Path::new(DIRECTORY).join(name);
+    let Ok(inode) = fs::metadata(&path).map(|it| it.ino()) else { return Ok(()) };
+    end_inhabitants(inode)?;
+    // Another test's sweep may be quicker.
+    if path.exists() {
+        run(Command::new("ip").args(["netns", "del", name]))
+            .or_else(|error| if path.exists() { Err(error) } else { Ok(String::new()) })?;
+    }
+    Ok(())
+}
+
+fn end_inhabitants(inode: u64) -> Result<()> {
+    for pid in inhabitants(inode) {
+        // An error only says that it ended by itself.
+        kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+    }
+    wait_for("the processes in a namespace", Duration::from_secs(10), || match inhabitants(inode) {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("still alive: {left:?}")),
+    })
+}
+
+fn inhabitants(inode: u64) -> Vec<i32> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|it| it.ino() == inode))
+        .collect()
+}

@@ -1,0 +1,44 @@
+#!/bin/sh
+# Installs what the tests and the demo need on Debian; does nothing where it is already there.
+set -eu
+
+# command:package
+needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack busybox:busybox-static
+        dockerd:docker.io docker:docker.io containerd:containerd runc:runc ps:procps tcpdump:tcpdump
+        nsenter:util-linux cc:gcc make:make'
+
+PATH=$PATH:/usr/sbin:/sbin
+missing=
+for pair in $needed; do
+    command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+done
+# A dynamically linked busybox cannot run in the empty image of the tests.
+command -v busybox >/dev/null 2>&1 && [ ! -e /usr/share/doc/busybox-static ] && missing="$missing busybox-static"
+
+if [ -z "$missing" ]; then
+    echo "tests/install.sh: everything needed is installed"
+    exit 0
+fi
+if [ "$(id -u)" != 0 ]; then
+    echo "tests/install.sh: these packages are missing:$missing" >&2
+    echo "hint: sudo $0" >&2
+    exit 1
+fi
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "tests/install.sh: this is not a Debian system; install by hand:$missing" >&2
+    exit 1
+fi
+
+# The package would start Docker on this machine; the tests start their own, inside namespaces.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' > "$policy"
+    chmod 755 "$policy"
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086  # a list of package names
+install() { apt-get install -y --no-install-recommends $missing; }
+install || { apt-get update && install; }
