@@ -1,2 +1,5 @@
-//! placeholder
-fn main() {}
+//! `deadlight-agent`: see `deadlight_agent::cli`.
+
+fn main() -> std::process::ExitCode {
+    deadlight_agent::cli::main()
+}

@@ -29,17 +29,10 @@ impl Firewall for Linux {
         inspection
             .owned
             .extend(standing.iter().flat_map(|guard| guard.render().lines().map(str::to_owned).collect::<Vec<_>>()));
-        if let Some((flavour, saves)) = read_docker()? {
-            for (family, save) in Family::ALL.into_iter().zip(&saves) {
-                inspection.docker.dnat.extend(iptables::dnat_rules(save));
-                inspection.docker.lines.extend(docker_lines(save));
-                inspection.owned.extend(iptables::owned(save));
-                if let Some((script, ports)) = iptables::script(save, family, desired) {
-                    let restore = iptables::program(family, flavour, "restore");
-                    let program = [&restore, "--noflush", "--wait", "5"].map(str::to_owned).into();
-                    inspection.change.steps.push(Step { program, script, ports });
-                }
-            }
+        match read_docker() {
+            Ok(None) => {}
+            Ok(Some((flavour, saves))) => inspect_docker(flavour, &saves, desired, &mut inspection),
+            Err(error) => inspection.fault = Some(error),
         }
         Ok(inspection)
     }
@@ -57,6 +50,19 @@ impl Firewall for Linux {
             })
         });
         nftables::lines_for(port).into_iter().chain(tightened).collect()
+    }
+}
+
+fn inspect_docker(flavour: Flavour, saves: &[Save; 2], desired: &Desired, inspection: &mut Inspection) {
+    for (family, save) in Family::ALL.into_iter().zip(saves) {
+        inspection.docker.dnat.extend(iptables::dnat_rules(save));
+        inspection.docker.lines.extend(docker_lines(save));
+        inspection.owned.extend(iptables::owned(save));
+        if let Some((script, ports)) = iptables::script(save, family, desired) {
+            let restore = iptables::program(family, flavour, "restore");
+            let program = [&restore, "--noflush", "--wait", "5"].map(str::to_owned).into();
+            inspection.change.steps.push(Step { program, script, ports });
+        }
     }
 }
 

@@ -72,7 +72,7 @@ impl fmt::Display for Change {
 }
 
 /// What one look at the kernel showed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Inspection {
     /// What is missing or too much.
     pub change: Change,
@@ -82,6 +82,8 @@ pub struct Inspection {
     pub docker: DockerRules,
     /// Our own rules as they stand, one line each.
     pub owned: Vec<String>,
+    /// Why Docker's rules could not be read. The guard needs none of them and goes first.
+    pub fault: Option<FirewallError>,
 }
 
 /// Docker's rules of both families, read-only.

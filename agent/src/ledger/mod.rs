@@ -80,6 +80,12 @@ impl Ledger {
         named.iter().filter(|port| !self.is_closed(*port)).collect()
     }
 
+    /// Forgets everything but the orders that were answered, so that none can be replayed.
+    pub fn forget(&mut self) {
+        let orders = std::mem::take(&mut self.orders);
+        *self = Self { orders, ..Self::default() };
+    }
+
     /// Adds a closure. One that stands keeps its date; a local word outlives an order's.
     pub fn close(&mut self, closure: Closure) {
         match self.closures.iter_mut().find(|standing| standing.port == closure.port) {

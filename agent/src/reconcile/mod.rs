@@ -9,7 +9,7 @@ use crate::firewall::{Change, Desired, Firewall, FirewallError, Inspection};
 const ROUNDS: usize = 5;
 
 /// The end of a successful reconciliation.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Reconciled {
     /// The last look at the kernel: nothing is missing.
     pub inspection: Inspection,
@@ -22,6 +22,7 @@ pub struct Reconciled {
 /// # Errors
 /// [`FirewallError::Protected`] if a script names a port for which `is_protected` holds: nothing
 /// of that script is written. Otherwise the last error, or what was still missing after some rounds.
+/// Where only Docker's rules cannot be read, the guard is in force all the same when this fails.
 pub fn converge(
     firewall: &dyn Firewall,
     desired: &Desired,
@@ -32,7 +33,7 @@ pub fn converge(
     let mut refusal = None;
     for _ in 0..ROUNDS {
         if inspection.change.is_empty() {
-            return Ok(Reconciled { inspection, written });
+            break;
         }
         let ports = inspection.change.steps.iter().flat_map(|step| &step.ports);
         if let Some(&port) = ports.into_iter().find(|port| is_protected(**port)) {
@@ -46,9 +47,10 @@ pub fn converge(
         }
         inspection = firewall.inspect(desired)?;
     }
-    match inspection.change.is_empty() {
-        true => Ok(Reconciled { inspection, written }),
-        false => Err(refusal.unwrap_or_else(|| FirewallError::NotInForce(inspection.change.to_string()))),
+    match (inspection.change.is_empty(), inspection.fault.take()) {
+        (true, None) => Ok(Reconciled { inspection, written }),
+        (true, Some(fault)) => Err(fault),
+        (false, _) => Err(refusal.unwrap_or_else(|| FirewallError::NotInForce(inspection.change.to_string()))),
     }
 }
 

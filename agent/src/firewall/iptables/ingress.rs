@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn each_state_of_the_chain_becomes_the_wanted_one() {
-        let cases: [(&str, &[&str], bool, &str, &[&str]); 8] = [
+        type Rules<'a> = &'a [&'a str];
+        let cases: [(&str, Rules<'_>, bool, &str, Rules<'_>); 8] = [
             (
                 "tightened in place",
                 &[OTHER, WIDE, REPLY, "-j RETURN"],

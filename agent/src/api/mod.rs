@@ -1,0 +1,7 @@
+//! The agent's HTTPS interface: three paths, for scanners of this deployment only.
+
+mod routes;
+mod server;
+
+pub use routes::router;
+pub use server::{Server, ServerError};

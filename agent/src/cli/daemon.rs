@@ -1,0 +1,65 @@
+//! `run`: the daemon.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use deadlight_shared::Identity;
+use deadlight_shared::hint::{self, HintExt as _};
+use deadlight_shared::tls::Credentials;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
+
+use crate::api::{Server, router};
+use crate::config::Config;
+use crate::firewall::Linux;
+use crate::node::Node;
+
+const RECONCILE_EVERY: Duration = Duration::from_secs(15);
+
+pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DEADLIGHT_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let paths = config
+        .tls
+        .as_ref()
+        .ok_or("the configuration has no [tls]")
+        .hint("deadlight-scanner pki issue-agent NODE makes the files; --print-config shows the keys")?;
+    let credentials = Credentials::load(paths).hint("deadlight-scanner pki issue-agent NODE; chmod 600 the key")?;
+    let Identity::Agent(name) = credentials.identity().clone() else {
+        bail!("{} is a scanner's certificate; an agent needs one of its own", paths.certificate.display());
+    };
+    if let Some(configured) = config.node.as_ref().filter(|configured| **configured != name) {
+        bail!("the configuration says node {configured}, the certificate says {name}");
+    }
+    let (listen, mode) = (config.listen, config.mode);
+    let node = Arc::new(Node::new(name, config, Box::new(Linux)));
+    let server = Server::bind(listen, &credentials, router(Arc::clone(&node)))
+        .await
+        .hint("is another agent running? `ss -lntp` shows who listens")?;
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    let stop = async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    };
+    tracing::info!(node = %node.name(), %mode, %listen, "agent started");
+    let keeping = tokio::spawn(keep(node));
+    server.run(stop).await;
+    keeping.abort();
+    tracing::info!("agent stopped; its rules stay");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Puts back what was lost, from the first instant and then again and again.
+async fn keep(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(RECONCILE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match node.reconcile().await {
+            Ok(written) => written.iter().for_each(|change| tracing::warn!(%change, "drift repaired")),
+            Err(error) => tracing::error!("{}", hint::render(&error)),
+        }
+    }
+}

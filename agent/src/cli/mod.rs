@@ -1,0 +1,154 @@
+//! The command line: each subcommand in a few lines over [`Node`].
+
+mod daemon;
+mod harden;
+mod show;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow};
+use clap::{Parser, Subcommand};
+use deadlight_shared::hint::{self, HintExt as _};
+use deadlight_shared::{Name, Port, PortSet};
+
+use crate::config::{Config, SAMPLE};
+use crate::firewall::Linux;
+use crate::node::{Node, NodeError, Selection, host_name};
+
+/// Says why a port of this node is open, and closes it.
+///
+/// Exit status: 0 all is as it should be; 1 something is not (plan: there are changes, status: not
+/// in force); 2 usage, configuration or run-time error.
+#[derive(Debug, Parser)]
+#[command(name = "deadlight-agent", version, arg_required_else_help = true)]
+struct Args {
+    /// Configuration file [default: /etc/deadlight/agent.toml, if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the commented default configuration and exit
+    #[arg(long)]
+    print_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Listen for scanners and keep closed what shall be closed
+    Run,
+    /// Close everything that Docker publishes to the outside, but what is allowed; needs no scanner
+    Harden {
+        /// Published ports that stay open, such as 80/tcp,443/tcp
+        #[arg(long, value_name = "PORTS")]
+        allow: PortSet,
+        /// Once, then exit; without it, again every few seconds until stopped
+        #[arg(long)]
+        once: bool,
+        /// Print the exact lines and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Say why a port is open and what is done about it
+    Explain {
+        /// Such as 8080/tcp
+        port: Port,
+        /// The node's address at which it was seen open
+        #[arg(long)]
+        address: Option<std::net::IpAddr>,
+    },
+    /// Print the exact lines that would bring the kernel in line; status 1 if there are any
+    Plan,
+    /// Print mode, closed ports and problems; status 1 if the rules are not in force
+    Status,
+    /// Print our own rules as they stand in the kernel
+    Rules,
+    /// Open again what the agent closed
+    Revert {
+        /// Such as 8080/tcp
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        port: Option<Port>,
+        /// Everything: leave the tables as if the agent had never run
+        #[arg(long)]
+        all: bool,
+    },
+    /// Check the configuration file and exit
+    CheckConfig,
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.print_config {
+        return finish(print(SAMPLE).map(|()| ExitCode::SUCCESS));
+    }
+    let Some(command) = args.command else {
+        return finish(Err(anyhow!("no command; try --help")));
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    finish(
+        runtime
+            .context("failed to start the runtime")
+            .and_then(|runtime| runtime.block_on(dispatch(command, args.config))),
+    )
+}
+
+async fn dispatch(command: Command, path: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let config =
+        Config::load(path.as_deref()).hint("deadlight-agent --print-config shows every key with its default")?;
+    match command {
+        Command::Run => daemon::run(config).await,
+        Command::Harden { allow, once, dry_run } => harden::harden(&node(config)?, &allow, once, dry_run).await,
+        Command::Explain { port, address } => show::explain(&node(config)?, port, address).await,
+        Command::Plan => show::plan(&node(config)?).await,
+        Command::Status => show::status(&node(config)?).await,
+        Command::Rules => show::rules(&node(config)?).await,
+        Command::Revert { port, .. } => {
+            let selection = port.map_or(Selection::All, Selection::Port);
+            show::revert(&node(config)?, selection).await
+        }
+        Command::CheckConfig => {
+            if let Some(paths) = &config.tls {
+                deadlight_shared::tls::Credentials::load(paths)
+                    .hint("deadlight-scanner pki issue-agent NODE makes certificate and key; chmod 600 the key")?;
+            }
+            print("the configuration is good\n")?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn node(config: Config) -> anyhow::Result<Node> {
+    let name: Option<Name> = config.node.clone().or_else(host_name);
+    let name = name.ok_or_else(|| anyhow!("the host name is no node name; set node = \"…\" in the configuration"))?;
+    Ok(Node::new(name, config, Box::new(Linux)))
+}
+
+/// Adds what the reader can do about a node's error.
+fn hinted(error: NodeError) -> anyhow::Error {
+    let remedy = match &error {
+        NodeError::Firewall(cause) => cause.remedy(),
+        NodeError::Ledger(crate::ledger::LedgerError::Corrupt { .. }) => {
+            "nothing was changed and the rules stand; move the file away to start with an empty ledger"
+        }
+        NodeError::Ledger(_) => "run as root, or set state_dir to a directory that can be written",
+        NodeError::Listeners(_) | NodeError::Stale => return error.into(),
+    };
+    Err::<(), _>(error).hint(remedy).map_or_else(Into::into, |()| anyhow!(remedy))
+}
+
+/// Data for the reader or the next program. A closed pipe is not our error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("failed to write the output"),
+        _ => Ok(()),
+    }
+}
+
+fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        let _best_effort = writeln!(io::stderr(), "{}", hint::render(&*error));
+        ExitCode::from(2)
+    })
+}

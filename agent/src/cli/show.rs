@@ -1,0 +1,90 @@
+//! The commands that show, and `revert`.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use deadlight_shared::Port;
+use deadlight_shared::text::printable;
+
+use super::{hinted, print};
+use crate::explain::Question;
+use crate::firewall::Change;
+use crate::node::{Node, Selection};
+
+/// Longest line of foreign text that is shown.
+const LINE: usize = 300;
+
+pub(super) async fn explain(node: &Node, port: Port, address: Option<IpAddr>) -> anyhow::Result<ExitCode> {
+    let explanation = node.explain(Question { port, address }).await.map_err(hinted)?;
+    let mut text = format!("{port} on {}\ncause: {}\n", explanation.node, explanation.cause);
+    section(&mut text, "because", &explanation.cause.evidence);
+    section(&mut text, "rules of others, in order", &explanation.path);
+    let ours = match (&explanation.refused, explanation.closed) {
+        (Some(reason), _) => {
+            let _infallible = writeln!(text, "never closed: {}", printable(reason, LINE));
+            None
+        }
+        (None, true) => Some("closed by"),
+        (None, false) => Some("open; to close it, these would stand"),
+    };
+    if let Some(title) = ours {
+        section(&mut text, title, &explanation.rules);
+    }
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn plan(node: &Node) -> anyhow::Result<ExitCode> {
+    let inspection = node.inspect().await.map_err(hinted)?;
+    if let Some(fault) = inspection.fault {
+        return Err(hinted(fault.into()));
+    }
+    match inspection.change.is_empty() {
+        true => print("nothing to do: the kernel holds exactly what the ledger says\n").map(|()| ExitCode::SUCCESS),
+        false => print(&inspection.change.to_string()).map(|()| ExitCode::from(1)),
+    }
+}
+
+pub(super) async fn status(node: &Node) -> anyhow::Result<ExitCode> {
+    let status = node.status().await.map_err(hinted)?;
+    let closed: Vec<String> = status.closed.iter().map(ToString::to_string).collect();
+    let closed = if closed.is_empty() { "none".to_owned() } else { closed.join(", ") };
+    let in_force = if status.in_force { "yes" } else { "NO" };
+    let mut text = format!("node: {}\nmode: {}\nclosed: {closed}\nin force: {in_force}\n", status.node, status.mode);
+    section(&mut text, "problems", &status.problems);
+    print(&text)?;
+    Ok(if status.in_force { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+pub(super) async fn rules(node: &Node) -> anyhow::Result<ExitCode> {
+    let inspection = node.inspect().await.map_err(hinted)?;
+    let lines: String = inspection.owned.iter().map(|line| format!("{line}\n")).collect();
+    print(if lines.is_empty() { "no rule of ours stands\n" } else { &lines })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn revert(node: &Node, selection: Selection) -> anyhow::Result<ExitCode> {
+    let written = node.revert(selection).await.map_err(hinted)?;
+    let summary = match (written.is_empty(), selection) {
+        (true, _) => "nothing to revert".to_owned(),
+        (false, Selection::All) => "reverted: no rule of ours stands".to_owned(),
+        (false, Selection::Port(port)) => {
+            format!(
+                "reverted: {port} is open again as Docker left it; the next order closes it unless the allowlist covers it"
+            )
+        }
+    };
+    let lines: String = written.iter().map(Change::to_string).collect();
+    print(&format!("{lines}{summary}\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn section(text: &mut String, title: &str, lines: &[String]) {
+    if !lines.is_empty() {
+        let _infallible = writeln!(text, "{title}:");
+    }
+    for line in lines {
+        let _infallible = writeln!(text, "  {}", printable(line, LINE));
+    }
+}

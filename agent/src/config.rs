@@ -1,0 +1,152 @@
+//! The agent's configuration file.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use deadlight_shared::config::{self, ConfigError};
+use deadlight_shared::tls::TlsPaths;
+use deadlight_shared::wire::Mode;
+use deadlight_shared::{Name, Port, PortSet, Protocol};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::inventory::{Listener, interfaces};
+use crate::plan::{Policy, Protection};
+
+/// The commented default file, as `--print-config` shows it.
+pub const SAMPLE: &str = include_str!("../agent.toml");
+
+/// Where the file is unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/deadlight/agent.toml";
+
+/// The file's content. [`SAMPLE`] explains each key.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the sample file says what each key means")]
+pub struct Config {
+    pub node: Option<Name>,
+    pub mode: Mode,
+    pub listen: SocketAddr,
+    pub state_dir: PathBuf,
+    #[serde(deserialize_with = "interface_names")]
+    pub outside: Vec<String>,
+    pub trusted: Vec<IpNet>,
+    pub protected: Vec<PortSet>,
+    pub max_new_per_hour: usize,
+    pub docker_socket: PathBuf,
+    pub tls: Option<TlsPaths>,
+}
+
+impl Config {
+    /// Reads `path`, or the default path; a missing default file gives the defaults.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        match path {
+            Some(path) => config::load(path),
+            None if Path::new(DEFAULT_PATH).exists() => config::load(Path::new(DEFAULT_PATH)),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// Interfaces that face the outside: as configured, else those with a default route.
+    pub fn outside(&self) -> BTreeSet<String> {
+        match self.outside.is_empty() {
+            true => interfaces::with_default_route(),
+            false => self.outside.iter().cloned().collect(),
+        }
+    }
+
+    /// The local policy; `listeners` are looked through for sshd.
+    pub fn policy(&self, listeners: &[Listener]) -> Policy {
+        let is_sshd =
+            |listener: &&Listener| listener.process.as_ref().is_some_and(|process| process.program.starts_with("sshd"));
+        let sshd = listeners.iter().filter(is_sshd).map(|listener| listener.port);
+        let mut local = PortSet::default();
+        self.protected.iter().for_each(|ports| local.extend(ports));
+        let own = Port::new(Protocol::Tcp, self.listen.port());
+        let protection = |ports: PortSet, reason: &str| Protection { ports, reason: reason.to_owned() };
+        Policy {
+            protected: vec![
+                protection(Port::new(Protocol::Tcp, 22).into_iter().collect(), "ssh may be the only way in"),
+                protection(sshd.collect(), "sshd listens on it"),
+                protection(own.into_iter().collect(), "the agent listens on it"),
+                protection(swarm_control(), "the swarm needs it between its nodes"),
+                protection(local, "the configuration protects it"),
+            ],
+            max_new_per_hour: self.max_new_per_hour,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: None,
+            mode: Mode::Observe,
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 7443)),
+            state_dir: PathBuf::from("/var/lib/deadlight"),
+            outside: Vec::new(),
+            trusted: Vec::new(),
+            protected: Vec::new(),
+            max_new_per_hour: 20,
+            docker_socket: PathBuf::from("/var/run/docker.sock"),
+            tls: None,
+        }
+    }
+}
+
+fn swarm_control() -> PortSet {
+    let tcp = [2377, 7946].map(|number| Port::new(Protocol::Tcp, number));
+    let udp = [7946, 4789].map(|number| Port::new(Protocol::Udp, number));
+    tcp.into_iter().chain(udp).flatten().collect()
+}
+
+fn interface_names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    match names.iter().find(|name| !interfaces::is_valid_name(name)) {
+        Some(bad) => Err(serde::de::Error::custom(format!("{bad:?} is not an interface name"))),
+        None => Ok(names),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::Process;
+
+    #[test]
+    fn the_sample_is_the_default() {
+        let sample: Config = config::parse(SAMPLE, Path::new("agent.toml")).unwrap();
+        assert_eq!(Config { tls: None, ..sample }, Config::default());
+    }
+
+    #[test]
+    fn what_keeps_an_operator_in_is_protected() {
+        let sshd = Process { program: "sshd".to_owned(), ..Process::default() };
+        let listener =
+            Listener { port: "2222/tcp".parse().unwrap(), address: Ipv6Addr::UNSPECIFIED.into(), process: Some(sshd) };
+        let config = Config { protected: vec!["9100/tcp".parse().unwrap()], ..Config::default() };
+        let policy = config.policy(&[listener]);
+        for port in ["22/tcp", "2222/tcp", "7443/tcp", "2377/tcp", "7946/tcp", "7946/udp", "4789/udp", "9100/tcp"] {
+            assert!(policy.protection(port.parse().unwrap()).is_some(), "{port}");
+        }
+        for port in ["8080/tcp", "22/udp", "4789/tcp", "9100/udp"] {
+            assert!(policy.protection(port.parse().unwrap()).is_none(), "{port}");
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_line() {
+        for (text, wanted) in [
+            ("mode = \"enforced\"", "did you mean `enforce`"),
+            ("\nlisen = \"x\"", "line 2: unknown field `lisen`"),
+            ("outside = [\"eth0; drop\"]", "is not an interface name"),
+            ("protected = [\"70000/tcp\"]", "out of range"),
+            ("trusted = [\"203.0.113.0/33\"]", "line 1"),
+            ("node = \"a b\"", "is not a name"),
+        ] {
+            let error = config::parse::<Config>(text, Path::new("agent.toml")).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+    }
+}

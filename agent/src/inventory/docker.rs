@@ -1,0 +1,166 @@
+//! What Docker says about networks, services and containers. Never waited for long, never needed
+//! to close a port.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::models::{ContainerSummary, EndpointPortConfigPublishModeEnum, Network, PortSummaryTypeEnum};
+use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions, ListServicesOptions};
+use deadlight_shared::{Port, Protocol};
+use ipnet::IpNet;
+
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Docker's objects, as far as they explain a port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DockerFacts {
+    /// Subnets of the node's own bridges.
+    pub subnets: Vec<IpNet>,
+    /// Services of the swarm; none where this node is no manager.
+    pub services: Option<Vec<Service>>,
+    /// Running containers of this node.
+    pub containers: Vec<Container>,
+}
+
+/// A swarm service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its stack.
+    pub stack: Option<String>,
+    /// Its image, without the digest.
+    pub image: Option<String>,
+    /// Ports it publishes through the routing mesh.
+    pub ingress: Vec<Port>,
+}
+
+/// A container of this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Container {
+    /// Full id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its image.
+    pub image: Option<String>,
+    /// The swarm service it belongs to.
+    pub service: Option<String>,
+    /// Its stack, or its compose project.
+    pub stack: Option<String>,
+    /// Its addresses in all networks.
+    pub addresses: Vec<IpAddr>,
+    /// Ports of the node that lead to it.
+    pub published: Vec<Port>,
+}
+
+/// Why Docker says nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum DockerError {
+    /// No socket, or nobody behind it.
+    #[error("failed to reach Docker at {}: {reason}", socket.display())]
+    Reach {
+        /// The socket.
+        socket: PathBuf,
+        /// What bollard said.
+        reason: String,
+    },
+    /// It takes the connection and does not answer.
+    #[error("Docker at {} gave no answer within {} s", socket.display(), LIMIT.as_secs())]
+    Hung {
+        /// The socket.
+        socket: PathBuf,
+    },
+}
+
+/// Asks the engine behind `socket`; at most two seconds.
+pub async fn gather(socket: &Path) -> Result<DockerFacts, DockerError> {
+    let reach =
+        |error: bollard::errors::Error| DockerError::Reach { socket: socket.to_owned(), reason: error.to_string() };
+    let path = socket.to_string_lossy();
+    let docker = Docker::connect_with_unix(&path, LIMIT.as_secs(), bollard::API_DEFAULT_VERSION).map_err(reach)?;
+    match tokio::time::timeout(LIMIT, ask(&docker)).await {
+        Ok(facts) => facts.map_err(reach),
+        Err(_) => Err(DockerError::Hung { socket: socket.to_owned() }),
+    }
+}
+
+async fn ask(docker: &Docker) -> Result<DockerFacts, bollard::errors::Error> {
+    let networks = docker.list_networks(None::<ListNetworksOptions>).await?;
+    let containers = docker.list_containers(None::<ListContainersOptions>).await?;
+    // Workers and engines outside a swarm refuse this one; that is an answer too.
+    let services = docker.list_services(None::<ListServicesOptions>).await.ok();
+    Ok(DockerFacts {
+        subnets: networks.iter().flat_map(bridge_subnets).collect(),
+        services: services.map(|services| services.into_iter().map(service).collect()),
+        containers: containers.into_iter().map(container).collect(),
+    })
+}
+
+fn bridge_subnets(network: &Network) -> Vec<IpNet> {
+    if network.driver.as_deref() != Some("bridge") {
+        return Vec::new();
+    }
+    let configs = network.ipam.iter().filter_map(|ipam| ipam.config.as_ref()).flatten();
+    configs.filter_map(|config| config.subnet.as_ref()?.parse().ok()).collect()
+}
+
+fn service(service: bollard::models::Service) -> Service {
+    let spec = service.spec.unwrap_or_default();
+    let image = spec.task_template.and_then(|task| task.container_spec).and_then(|container| container.image);
+    let ports = service.endpoint.and_then(|endpoint| endpoint.ports).unwrap_or_default();
+    let ingress = ports
+        .into_iter()
+        .filter(|port| port.publish_mode == Some(EndpointPortConfigPublishModeEnum::INGRESS))
+        .filter_map(|port| {
+            let protocol = port.protocol?.as_ref().parse::<Protocol>().ok()?;
+            Port::new(protocol, u16::try_from(port.published_port?).ok()?)
+        })
+        .collect();
+    Service {
+        name: spec.name.unwrap_or_default(),
+        stack: spec.labels.unwrap_or_default().remove("com.docker.stack.namespace"),
+        image: image.map(without_digest),
+        ingress,
+    }
+}
+
+fn container(container: ContainerSummary) -> Container {
+    let mut labels: HashMap<String, String> = container.labels.unwrap_or_default();
+    let name = container.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+    let networks = container.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+    let addresses = networks
+        .into_values()
+        .flat_map(|endpoint| [endpoint.ip_address, endpoint.global_ipv6_address])
+        .filter_map(|address| address?.parse().ok())
+        .collect();
+    let published = container
+        .ports
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|port| {
+            let protocol = match port.typ? {
+                PortSummaryTypeEnum::TCP => Protocol::Tcp,
+                PortSummaryTypeEnum::UDP => Protocol::Udp,
+                _ => return None,
+            };
+            Port::new(protocol, port.public_port?)
+        })
+        .collect();
+    Container {
+        id: container.id.unwrap_or_default(),
+        name: name.trim_start_matches('/').to_owned(),
+        image: container.image.map(without_digest),
+        service: labels.remove("com.docker.swarm.service.name"),
+        stack: labels.remove("com.docker.stack.namespace").or_else(|| labels.remove("com.docker.compose.project")),
+        addresses,
+        published,
+    }
+}
+
+fn without_digest(image: String) -> String {
+    image.split_once('@').map_or(image.clone(), |(name, _)| name.to_owned())
+}

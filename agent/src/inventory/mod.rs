@@ -1,0 +1,43 @@
+//! What the node knows about its ports: flows, sockets, Docker's objects, interfaces. Facts only.
+
+pub mod conntrack;
+pub mod docker;
+pub mod interfaces;
+pub mod listeners;
+
+use std::net::IpAddr;
+
+pub use conntrack::Flow;
+pub use docker::{Container, DockerFacts, Service};
+pub use listeners::{Listener, Process};
+
+/// Everything an explanation may rest on. A part that could not be read says why.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Tracked flows.
+    pub flows: Result<Vec<Flow>, String>,
+    /// Listening sockets with their processes.
+    pub listeners: Result<Vec<Listener>, String>,
+    /// Docker's objects.
+    pub docker: Result<DockerFacts, String>,
+    /// The node's own addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Facts {
+    /// Reads everything; Docker gets two seconds, its answer is never waited for longer.
+    pub async fn gather(docker_socket: &std::path::Path) -> Self {
+        let docker = docker::gather(docker_socket).await.map_err(|error| error.to_string());
+        let local = tokio::task::spawn_blocking(|| {
+            let flows = conntrack::dump().map_err(|error| error.to_string());
+            let listeners = listeners::read().map_err(|error| error.to_string());
+            (flows, listeners, interfaces::addresses())
+        });
+        let (flows, listeners, addresses) = local.await.unwrap_or_else(|error| {
+            let reason = || Err(error.to_string());
+            (reason(), Err(error.to_string()), Vec::new())
+        });
+        let addresses = addresses.into_iter().map(|(_, address)| address).collect();
+        Self { flows, listeners, docker, addresses }
+    }
+}

@@ -1,0 +1,189 @@
+//! This node under the agent's care: ledger, firewall and facts brought together. Every change of
+//! the kernel goes through [`Node`], one at a time.
+
+mod act;
+mod answer;
+
+use std::path::Path;
+
+use deadlight_shared::Name;
+use deadlight_shared::wire::{Explanation, Mode, Status};
+use ipnet::IpNet;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::block_in_place;
+
+use crate::config::Config;
+use crate::explain::{self, Question};
+use crate::firewall::{Desired, Firewall, FirewallError, Inspection};
+use crate::inventory::{Facts, docker, listeners};
+use crate::ledger::{Ledger, LedgerError, Store};
+use crate::plan::Policy;
+
+pub use act::{Hardened, Selection};
+
+/// The node.
+pub struct Node {
+    name: Name,
+    config: Config,
+    firewall: Box<dyn Firewall + Sync>,
+    store: Store,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Docker's subnets as last heard. An engine that is away does not change them.
+    subnets: Option<Vec<IpNet>>,
+    /// A ledger that could not be saved: newer than the one on disk.
+    unsaved: Option<Ledger>,
+}
+
+/// Why the node could not be changed or looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The ledger cannot be used.
+    #[error("failed to use the ledger")]
+    Ledger(#[from] LedgerError),
+    /// The firewall cannot be read or written.
+    #[error("failed to bring the rules into force")]
+    Firewall(#[from] FirewallError),
+    /// The listening sockets cannot be read, so sshd's ports are unknown.
+    #[error("failed to read the listening sockets, so protected ports are unknown")]
+    Listeners(#[source] std::io::Error),
+    /// An order older than one that was taken, whose report is not at hand.
+    #[error("the order is older than one that was taken before")]
+    Stale,
+}
+
+impl Node {
+    /// A node that acts by `firewall`.
+    pub fn new(name: Name, config: Config, firewall: Box<dyn Firewall + Sync>) -> Self {
+        let store = Store::new(&config.state_dir);
+        Self { name, config, firewall, store, state: Mutex::default() }
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Whether orders are carried out.
+    pub fn mode(&self) -> Mode {
+        self.config.mode
+    }
+
+    /// Why `question.port` is open and what Deadlight does or would do about it. Changes nothing.
+    pub async fn explain(&self, question: Question) -> Result<Explanation, NodeError> {
+        let mut state = self.state.lock().await;
+        let facts = self.gather(&mut state).await;
+        let ledger = self.load(&state)?;
+        let desired = self.desired(&ledger, &state);
+        let inspection = block_in_place(|| self.firewall.inspect(&desired))?;
+        let policy = self.policy()?;
+        let port = question.port;
+        Ok(Explanation {
+            schema: Explanation::SCHEMA.to_owned(),
+            node: self.name.clone(),
+            port,
+            cause: explain::cause(question, &facts, &inspection.docker),
+            path: explain::path(port, &inspection.docker),
+            closed: ledger.is_closed(port) && inspection.change.is_empty(),
+            refused: policy.protection(port).map(|reason| reason.to_string()),
+            rules: self.firewall.lines_for(port, &desired),
+        })
+    }
+
+    /// The node's state of health. Changes nothing.
+    pub async fn status(&self) -> Result<Status, NodeError> {
+        let state = self.state.lock().await;
+        let ledger = self.load(&state)?;
+        let desired = self.desired(&ledger, &state);
+        let inspection = block_in_place(|| self.firewall.inspect(&desired));
+        let mut problems = Vec::new();
+        if state.unsaved.is_some() {
+            problems.push("state not persisted: the state directory cannot be written".to_owned());
+        }
+        if let Err(error) = docker::gather(&self.config.docker_socket).await {
+            problems.push(format!("{error}; causes read unknown meanwhile"));
+        }
+        let in_force = match inspection {
+            Ok(Inspection { fault: Some(error), .. }) | Err(error) => {
+                problems.push(format!("{error}; {}", error.remedy()));
+                false
+            }
+            Ok(inspection) if !inspection.change.is_empty() => {
+                problems.push("the kernel's rules differ from the ledger; `deadlight-agent plan` shows how".to_owned());
+                false
+            }
+            Ok(_) => true,
+        };
+        Ok(Status {
+            schema: Status::SCHEMA.to_owned(),
+            node: self.name.clone(),
+            mode: self.config.mode,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            closed: ledger.closed().iter().collect(),
+            in_force,
+            problems,
+        })
+    }
+
+    /// One look at the kernel, compared with the ledger. Changes nothing.
+    pub async fn inspect(&self) -> Result<Inspection, NodeError> {
+        let mut state = self.state.lock().await;
+        self.hear_docker(&mut state).await;
+        let ledger = self.load(&state)?;
+        Ok(block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &state)))?)
+    }
+
+    fn desired(&self, ledger: &Ledger, state: &State) -> Desired {
+        Desired {
+            closed: ledger.closed(),
+            outside: self.config.outside(),
+            trusted: self.config.trusted.clone(),
+            docker_subnets: state.subnets.clone().unwrap_or_else(default_subnets),
+            allowed: ledger.allowed(),
+        }
+    }
+
+    fn policy(&self) -> Result<Policy, NodeError> {
+        let listeners = block_in_place(listeners::read).map_err(NodeError::Listeners)?;
+        Ok(self.config.policy(&listeners))
+    }
+
+    fn load(&self, state: &State) -> Result<Ledger, LedgerError> {
+        state.unsaved.clone().map_or_else(|| self.store.load(), Ok)
+    }
+
+    /// Saves, or keeps the ledger in memory and says so: a full disk never opens a port.
+    fn save(&self, ledger: &Ledger, state: &mut State) -> Option<LedgerError> {
+        let error = block_in_place(|| self.store.save(ledger)).err();
+        state.unsaved = error.is_some().then(|| ledger.clone());
+        error
+    }
+
+    async fn gather(&self, state: &mut MutexGuard<'_, State>) -> Facts {
+        let facts = Facts::gather(&self.config.docker_socket).await;
+        if let Ok(docker) = &facts.docker {
+            state.subnets = Some(docker.subnets.clone());
+        }
+        facts
+    }
+
+    async fn hear_docker(&self, state: &mut MutexGuard<'_, State>) {
+        match docker::gather(&self.config.docker_socket).await {
+            Ok(facts) => state.subnets = Some(facts.subnets),
+            Err(error) => tracing::debug!(%error, "docker does not answer; its subnets stay as last heard"),
+        }
+    }
+}
+
+/// The range that Docker takes its bridge networks from by default, for when it cannot be asked.
+fn default_subnets() -> Vec<IpNet> {
+    "172.16.0.0/12".parse().into_iter().collect()
+}
+
+/// The host name, where it can be a node name.
+pub fn host_name() -> Option<Name> {
+    std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname")).ok()?.trim().parse().ok()
+}
