@@ -1,12 +1,6 @@
 //! A Docker socket that says what a story wants to hear, or nothing, or nonsense.
 
-use std::{
-    collections::BTreeMap,
-    io::Write,
-    os::unix::net::UnixListener,
-    path::{Path, PathBuf},
-    thread,
-};
+use std::{collections::BTreeMap, io::Write, os::unix::net::UnixListener, path::Path, thread};
 
 use anyhow::{Context, Result};
 use axum::{Router, http::Uri, response::IntoResponse};
@@ -16,7 +10,6 @@ use tokio::runtime::Runtime;
 /// An engine that only answers; ends when dropped.
 #[derive(Debug)]
 pub struct FakeDocker {
-    socket: PathBuf,
     _runtime: Option<Runtime>,
 }
 
@@ -35,13 +28,12 @@ impl FakeDocker {
             }
         });
         runtime.spawn(async move { axum::serve(listener, service).await });
-        Ok(Self { socket: socket.to_owned(), _runtime: Some(runtime) })
+        Ok(Self { _runtime: Some(runtime) })
     }
 
-    /// Accepts connections into its backlog and never says a word.
-    pub fn hung(socket: &Path) -> Result<(Self, UnixListener)> {
-        let listener = UnixListener::bind(socket)?;
-        Ok((Self { socket: socket.to_owned(), _runtime: None }, listener))
+    /// Lets clients connect into its backlog and never says a word.
+    pub fn hung(socket: &Path) -> Result<UnixListener> {
+        Ok(UnixListener::bind(socket)?)
     }
 
     /// Answers every connection with something that is not HTTP.
@@ -53,12 +45,7 @@ impl FakeDocker {
                 stream.write_all(b"\x00\xffnot http\r\n\r\n").ok();
             }
         });
-        Ok(Self { socket: socket.to_owned(), _runtime: None })
-    }
-
-    /// Where it listens.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+        Ok(Self { _runtime: None })
     }
 }
 

@@ -17,6 +17,7 @@ pub mod hostile;
 pub mod image;
 pub mod lab;
 pub mod netns;
+pub mod order;
 pub mod outbound;
 pub mod process;
 pub mod programs;

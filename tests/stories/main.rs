@@ -1,4 +1,14 @@
 //! Stories on real packets: one module each.
 
+mod closed_loop;
+mod docker_socket;
+mod expect;
+mod harden;
 mod lab_is_true;
+mod outbound;
 mod real_docker;
+mod reinsert;
+mod revert;
+mod second_writer;
+mod sessions;
+mod trust;

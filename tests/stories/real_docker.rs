@@ -1,18 +1,23 @@
 //! A real dockerd on the node.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use deadlight_tests::{
     answer::{Answer, tcp_answer},
+    deployment::{Deployment, Settings},
     docker_rules::{
         Backend::{self, Legacy, Nft},
         ForwardPolicy, ingress_accepts,
     },
     dockerd::Dockerd,
-    lab::{Family, INGRESS, RUN, Wire},
+    lab::{ALLOWED, Family, INGRESS, RUN, Wire},
     process::run,
+    syn_watch::SynWatch,
     wait::wait_for,
 };
-use std::time::Duration;
+
+use crate::expect;
 
 #[test]
 fn the_engine_is_true_nft() -> Result<()> {
@@ -61,6 +66,66 @@ fn the_engine_is_true(backend: Backend) -> Result<()> {
     answers(&wire, Family::V4, INGRESS, Answer::Data)?;
     dockerd.remove_service("stats")?;
     answers(&wire, Family::V4, INGRESS, Answer::Refused)
+}
+
+#[test]
+fn the_loop_closes_and_stays_closed_nft_ipv4() -> Result<()> {
+    the_loop_closes_and_stays_closed(Nft, Family::V4)
+}
+
+#[test]
+fn the_loop_closes_and_stays_closed_nft_ipv6() -> Result<()> {
+    the_loop_closes_and_stays_closed(Nft, Family::V6)
+}
+
+#[test]
+fn the_loop_closes_and_stays_closed_legacy_ipv4() -> Result<()> {
+    the_loop_closes_and_stays_closed(Legacy, Family::V4)
+}
+
+#[test]
+fn the_loop_closes_and_stays_closed_legacy_ipv6() -> Result<()> {
+    the_loop_closes_and_stays_closed(Legacy, Family::V6)
+}
+
+fn the_loop_closes_and_stays_closed(backend: Backend, family: Family) -> Result<()> {
+    let wire = Wire::new()?;
+    let mut dockerd = Dockerd::start(&wire, backend, ForwardPolicy::Accept)?;
+    dockerd.create_service("stats", INGRESS)?;
+    dockerd.create_service("site", ALLOWED)?;
+    dockerd.run_published("web", RUN)?;
+    let behind_the_mesh = if family == Family::V4 { Answer::Data } else { Answer::OpenNoData };
+    for (port, expected) in [(INGRESS, behind_the_mesh), (ALLOWED, behind_the_mesh), (RUN, Answer::Data)] {
+        answers(&wire, family, port, expected)?;
+    }
+
+    let socket = dockerd.socket();
+    let settings = Settings {
+        families: &[family],
+        // The swarm's own ports are protected, and not what this story is about.
+        allow: "80,2377,7443,7946/tcp",
+        docker_socket: &socket,
+        ..Settings::default()
+    };
+    let deployment = Deployment::new(&settings)?;
+    let agent = deployment.start_agent(&wire)?;
+    let ended = deployment.scanner(&wire, &["run", "--once"])?;
+    let said = format!("{}\n{}\nagent:\n{}", ended.stdout, ended.stderr, agent.log());
+    ensure!(ended.code()? == 0, "exit status {}: {said}", ended.code()?);
+    if family == Family::V4 {
+        ensure!(ended.stdout.contains("stats"), "the cause does not name the service: {said}");
+    }
+    expect::closed(&wire, family, RUN)?;
+
+    let watch = SynWatch::start(&wire.inet, family.scanner(), family.node(INGRESS))?;
+    dockerd.update_force("stats")?;
+    watch.observe(100)?;
+    dockerd.restart()?;
+    watch.observe(100)?;
+    let tried = watch.so_far();
+    ensure!(tried.answered == 0, "{tried:?} through update and restart");
+    expect::closed(&wire, family, RUN)?;
+    answers(&wire, family, ALLOWED, behind_the_mesh)
 }
 
 /// Docker tells nobody when a port is ready.

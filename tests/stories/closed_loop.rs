@@ -1,0 +1,70 @@
+//! The scanner finds what should not be open, the agent closes it, the scanner proves it.
+
+use anyhow::{Result, ensure};
+use deadlight_tests::{
+    deployment::{Deployment, Settings},
+    docker_rules::{
+        Backend::{self, Legacy, Nft},
+        ForwardPolicy::{self, Accept, Drop},
+        Layout::{self, V20_10, V26, V28},
+    },
+    lab::{
+        Family::{self, V4, V6},
+        HOST, INGRESS, Lab, RUN,
+    },
+};
+
+use crate::expect;
+
+fn the_loop_closes(layout: Layout, backend: Backend, forward: ForwardPolicy, family: Family) -> Result<()> {
+    let lab = Lab::new(layout, backend, forward)?;
+    let deployment = Deployment::new(&Settings { families: &[family], ..Settings::default() })?;
+    let agent = deployment.start_agent(&lab.wire)?;
+
+    let ended = deployment.scanner(&lab.wire, &["run", "--once"])?;
+    let said = format!("{}\n{}\nagent:\n{}", ended.stdout, ended.stderr, agent.log());
+    ensure!(ended.code()? == 0, "exit status {}: {said}", ended.code()?);
+    for port in [INGRESS, RUN, HOST] {
+        ensure!(ended.stdout.contains(&format!("{port}/tcp")), "{port}/tcp is not mentioned: {said}");
+        expect::closed(&lab.wire, family, port)?;
+    }
+    expect::allowed_answers(&lab, family)?;
+    expect::reachable_inside(&lab)
+}
+
+macro_rules! combinations {
+    ($($name:ident: $layout:expr, $backend:expr, $forward:expr, $family:expr;)*) => {
+        $(#[test]
+        fn $name() -> Result<()> {
+            the_loop_closes($layout, $backend, $forward, $family)
+        })*
+    };
+}
+
+combinations! {
+    v20_10_nft_accept_ipv4: V20_10, Nft, Accept, V4;
+    v20_10_nft_accept_ipv6: V20_10, Nft, Accept, V6;
+    v20_10_legacy_drop_ipv4: V20_10, Legacy, Drop, V4;
+    v20_10_legacy_drop_ipv6: V20_10, Legacy, Drop, V6;
+    v26_nft_drop_ipv4: V26, Nft, Drop, V4;
+    v26_nft_drop_ipv6: V26, Nft, Drop, V6;
+    v26_legacy_accept_ipv4: V26, Legacy, Accept, V4;
+    v26_legacy_accept_ipv6: V26, Legacy, Accept, V6;
+    v28_nft_accept_ipv4: V28, Nft, Accept, V4;
+    v28_nft_drop_ipv6: V28, Nft, Drop, V6;
+    v28_legacy_drop_ipv4: V28, Legacy, Drop, V4;
+    v28_legacy_accept_ipv6: V28, Legacy, Accept, V6;
+}
+
+#[test]
+fn observe_changes_nothing_and_says_so() -> Result<()> {
+    let lab = Lab::new(V26, Nft, Drop)?;
+    let deployment = Deployment::new(&Settings { mode: "observe", ..Settings::default() })?;
+    let _agent = deployment.start_agent(&lab.wire)?;
+    let before = (lab.saved_rules()?, lab.native_tables()?);
+
+    let ended = deployment.scanner(&lab.wire, &["run", "--once"])?.expect_code(1)?;
+    ensure!(ended.stdout.contains("observed"), "{ended:?}");
+    ensure!((lab.saved_rules()?, lab.native_tables()?) == before, "rules changed in observe mode");
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! dockerd puts its wide rules back again and again; not one SYN is answered meanwhile.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use deadlight_tests::{
+    deployment::{Deployment, Settings},
+    docker_rules::{
+        Backend::{self, Legacy, Nft},
+        ForwardPolicy,
+        Layout::{self, V20_10, V26, V28},
+        ingress_accepts,
+    },
+    lab::{
+        Family::{self, V4, V6},
+        INGRESS, Lab,
+    },
+    order,
+    syn_watch::SynWatch,
+    wait::wait_for,
+};
+
+const ROUNDS: usize = 10;
+
+#[test]
+fn never_answers_v20_10_nft_ipv4() -> Result<()> {
+    never_answers(V20_10, Nft, V4)
+}
+
+#[test]
+fn never_answers_v26_nft_ipv6() -> Result<()> {
+    never_answers(V26, Nft, V6)
+}
+
+#[test]
+fn never_answers_v26_legacy_ipv4() -> Result<()> {
+    never_answers(V26, Legacy, V4)
+}
+
+#[test]
+fn never_answers_v28_legacy_ipv6() -> Result<()> {
+    never_answers(V28, Legacy, V6)
+}
+
+#[test]
+fn never_answers_v28_nft_ipv4() -> Result<()> {
+    never_answers(V28, Nft, V4)
+}
+
+fn never_answers(layout: Layout, backend: Backend, family: Family) -> Result<()> {
+    let lab = Lab::new(layout, backend, ForwardPolicy::Accept)?;
+    let deployment = Deployment::new(&Settings::default())?;
+    let _agent = deployment.start_agent(&lab.wire)?;
+    let watch = SynWatch::start(lab.inet(), family.scanner(), family.node(INGRESS))?;
+    let open = watch.observe(50)?;
+    ensure!(open.answered > 40, "the watch must see an open port: {open:?}");
+
+    order::enforce(&deployment, &lab.wire, 1, &[(family, "tcp", INGRESS)])?;
+    let closed = watch.so_far();
+    for _ in 0..ROUNDS {
+        lab.reinsert_wide(INGRESS)?;
+        watch.observe(20)?;
+    }
+    let tried = watch.since(closed);
+    ensure!(tried.answered == 0, "{tried:?} while dockerd re-inserted its rules");
+
+    wait_for("the ACCEPT to be narrow again", Duration::from_secs(30), || {
+        let rules = ingress_accepts(lab.node(), backend, INGRESS).map_err(|error| error.to_string())?;
+        let narrow = !rules.is_empty() && rules.iter().all(|rule| rule.contains(" -s 172."));
+        if narrow { Ok(()) } else { Err(format!("{rules:#?}")) }
+    })
+}
