@@ -89,7 +89,7 @@ impl Node {
             path: explain::path(port, &inspection.docker),
             closed: ledger.is_closed(port) && inspection.change.is_empty(),
             refused: policy.protection(port).map(|reason| reason.to_string()),
-            rules: self.firewall.lines_for(port, &desired),
+            rules: self.firewall.lines_for(port, &desired, &inspection.docker),
         })
     }
 

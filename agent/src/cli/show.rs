@@ -26,7 +26,7 @@ pub(super) async fn explain(node: &Node, port: Port, address: Option<IpAddr>) ->
             None
         }
         (None, true) => Some("closed by"),
-        (None, false) => Some("open; to close it, these would stand"),
+        (None, false) => Some("not closed by Deadlight; to close it, these would stand"),
     };
     if let Some(title) = ours {
         section(&mut text, title, &explanation.rules);

@@ -108,9 +108,10 @@ impl View<'_> {
 
     /// A port of the routing mesh; on a manager the service is known, or known to be gone.
     fn ingress(&self, kind: CauseKind) -> Cause {
-        let Some(services) = self.docker().and_then(|docker| docker.services.as_ref()) else {
+        let Some(docker) = self.docker() else { return Cause::new(kind) };
+        let Some(services) = &docker.services else {
             let mut cause = Cause::new(kind);
-            cause.evidence.push("this node cannot list services; ask a manager for the name".to_owned());
+            cause.evidence.push("this node is no manager and cannot list services".to_owned());
             return cause;
         };
         match services.iter().find(|service| service.ingress.contains(&self.question.port)) {

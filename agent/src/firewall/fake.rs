@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use deadlight_shared::Port;
 
-use super::{Change, Desired, Firewall, FirewallError, Inspection, Step};
+use super::{Change, Desired, DockerRules, Firewall, FirewallError, Inspection, Step};
 
 /// Stands for a kernel that holds one set of closed ports.
 #[derive(Debug, Default)]
@@ -59,7 +59,7 @@ impl Firewall for Fake {
         Ok(())
     }
 
-    fn lines_for(&self, port: Port, _desired: &Desired) -> Vec<String> {
+    fn lines_for(&self, port: Port, _desired: &Desired, _docker: &DockerRules) -> Vec<String> {
         vec![format!("close {port}")]
     }
 }

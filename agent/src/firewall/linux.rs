@@ -7,7 +7,7 @@ use deadlight_shared::Port;
 use super::iptables::{self, Family, Flavour, Save};
 use super::nftables::{self, Guard};
 use super::runner::{FirewallError, run};
-use super::{Change, Desired, Firewall, Inspection, Step};
+use super::{Change, Desired, DockerRules, Firewall, Inspection, Step};
 
 /// The guard by nftables, tightening by the iptables flavour in which Docker's chains live.
 #[derive(Debug, Default)]
@@ -41,15 +41,14 @@ impl Firewall for Linux {
         change.steps.iter().try_for_each(|step| run(&step.program, &step.script).map(drop))
     }
 
-    fn lines_for(&self, port: Port, desired: &Desired) -> Vec<String> {
-        let tightened = Family::ALL.into_iter().flat_map(|family| {
+    fn lines_for(&self, port: Port, desired: &Desired, docker: &DockerRules) -> Vec<String> {
+        let mut lines = nftables::lines_for(port);
+        for family in Family::ALL.into_iter().filter(|family| docker.has_ingress(port, *family)) {
+            let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
             let rules = iptables::tightened(port, family, &desired.docker_subnets);
-            rules.into_iter().map(move |rule| {
-                let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
-                format!("{program} -A DOCKER-INGRESS {rule}")
-            })
-        });
-        nftables::lines_for(port).into_iter().chain(tightened).collect()
+            lines.extend(rules.iter().map(|rule| format!("{program} -A DOCKER-INGRESS {rule}")));
+        }
+        lines
     }
 }
 
@@ -116,6 +115,8 @@ fn legacy_in_use() -> bool {
 fn docker_lines(save: &Save) -> Vec<String> {
     ["raw", "nat", "filter"]
         .into_iter()
-        .flat_map(|table| save.all_rules(table).map(move |rule| format!("{table} {rule}")))
+        .flat_map(|table| save.all_rules(table).map(move |rule| (table, rule)))
+        .filter(|(_, rule)| !iptables::is_ours(rule))
+        .map(|(table, rule)| format!("{table} {rule}"))
         .collect()
 }

@@ -91,7 +91,7 @@ pub struct Inspection {
 pub struct DockerRules {
     /// Destination NAT rules of published ports.
     pub dnat: Vec<iptables::Dnat>,
-    /// All rules of tables `raw`, `nat` and `filter`, as `iptables-save` prints them, table first.
+    /// All rules but ours of tables `raw`, `nat` and `filter`, as `iptables-save` prints them, table first.
     pub lines: Vec<String>,
 }
 
@@ -99,6 +99,11 @@ impl DockerRules {
     /// Ports that Docker publishes to the outside.
     pub fn published(&self) -> PortSet {
         self.dnat.iter().map(|dnat| dnat.port).collect()
+    }
+
+    /// Whether `port` goes through the routing mesh in `family`.
+    fn has_ingress(&self, port: Port, family: iptables::Family) -> bool {
+        self.dnat.iter().any(|dnat| dnat.port == port && dnat.chain == "DOCKER-INGRESS" && family.holds(dnat.to))
     }
 }
 
@@ -111,6 +116,6 @@ pub trait Firewall: Send {
     /// Writes each step, whole or not at all; stops at the first that fails.
     fn apply(&self, change: &Change) -> Result<(), FirewallError>;
 
-    /// The lines that stand for `port` once `desired` is in force.
-    fn lines_for(&self, port: Port, desired: &Desired) -> Vec<String>;
+    /// The lines that stand for `port` once `desired` is in force beside Docker's own rules.
+    fn lines_for(&self, port: Port, desired: &Desired, docker: &DockerRules) -> Vec<String>;
 }

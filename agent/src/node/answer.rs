@@ -1,17 +1,19 @@
 //! How the node answers an order.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use deadlight_shared::hint;
-use deadlight_shared::wire::{Cause, Mode, Order, OrderMark, Outcome, OutcomeStatus, Report};
+use deadlight_shared::wire::{Mode, Order, OrderMark, Outcome, OutcomeStatus, Report};
 use jiff::Timestamp;
+use tokio::task::block_in_place;
 
 use super::{Node, NodeError};
 use crate::explain::{self, Question};
-use crate::firewall::{Desired, Inspection};
+use crate::firewall::Desired;
+use crate::inventory::interfaces;
 use crate::ledger::{Answered, Ledger};
-use crate::plan::{self, Decision, Verdict};
-use crate::reconcile::Reconciled;
+use crate::plan::{self, Verdict};
 
 impl Node {
     /// Carries out `order`, or in observe mode says what would be done. An order that was answered
@@ -39,14 +41,17 @@ impl Node {
         let mark = OrderMark { epoch: order.epoch, sequence: order.sequence };
         ledger.orders.insert(order.scanner.clone(), Answered { mark, report: None });
         let unsaved = self.save(&ledger, &mut state);
-        let enforced = match self.config.mode {
-            Mode::Enforce => Some(self.enforce(&ledger, &state)),
-            Mode::Observe => None,
+        let (inspection, enforced) = match self.config.mode {
+            Mode::Observe => (None, None),
+            Mode::Enforce => match self.enforce(&ledger, &state) {
+                Ok(reconciled) => (Some(reconciled.inspection), Some(Ok(()))),
+                Err(error) => (None, Some(Err(error))),
+            },
         };
         tracing::info!(
             sequence = order.sequence,
             findings = order.findings.len(),
-            in_force = matches!(enforced, Some(Ok(_))),
+            in_force = matches!(enforced, Some(Ok(()))),
             elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
             "order carried out and read back"
         );
@@ -54,7 +59,8 @@ impl Node {
 
         let facts = self.gather(&mut state).await;
         let desired = self.desired(&ledger, &state);
-        let inspection = self.last_look(enforced.as_ref(), &desired);
+        let look = || block_in_place(|| self.firewall.inspect(&desired)).unwrap_or_default();
+        let inspection = inspection.unwrap_or_else(look);
         let outcomes = order
             .findings
             .iter()
@@ -62,7 +68,26 @@ impl Node {
             .map(|(finding, decision)| {
                 let question = Question { port: decision.port, address: Some(finding.address) };
                 let cause = explain::cause(question, &facts, &inspection.docker);
-                self.outcome(decision, cause, enforced.as_ref(), &inspection, &desired)
+                let (status, reason) = match (decision.verdict, self.inside(finding.address, &desired)) {
+                    (Verdict::Close, Some(reason)) => (OutcomeStatus::Failed, reason),
+                    (verdict, _) => judge(verdict, enforced.as_ref()),
+                };
+                let rules = match status {
+                    OutcomeStatus::Enforced | OutcomeStatus::Observed => {
+                        self.firewall.lines_for(decision.port, &desired, &inspection.docker)
+                    }
+                    OutcomeStatus::Refused | OutcomeStatus::Pending | OutcomeStatus::Failed => Vec::new(),
+                };
+                Outcome {
+                    finding: decision.finding,
+                    protocol: decision.port.protocol,
+                    port: decision.port.number,
+                    status,
+                    reason,
+                    cause,
+                    rules,
+                    dropped: inspection.dropped.get(&decision.port).copied().unwrap_or(0),
+                }
             })
             .collect();
         let warnings = unsaved.iter().map(|error| format!("state not persisted: {}", chain(error))).collect();
@@ -81,45 +106,24 @@ impl Node {
         Ok(report)
     }
 
-    fn last_look(&self, enforced: Option<&Result<Reconciled, NodeError>>, desired: &Desired) -> Inspection {
-        match enforced {
-            Some(Ok(_)) | None => {}
-            Some(Err(error)) => tracing::error!("{}", chain(error)),
-        }
-        tokio::task::block_in_place(|| self.firewall.inspect(desired)).unwrap_or_default()
+    /// Why a rule on the outside interfaces does not cover `address`: it sits on another one.
+    /// Addresses that the node does not hold (behind NAT) and those on loopback come in by any.
+    fn inside(&self, address: IpAddr, desired: &Desired) -> Option<String> {
+        let (interface, _) = interfaces::addresses().into_iter().find(|(_, own)| *own == address)?;
+        let covered = interface == "lo" || desired.outside.contains(&interface);
+        (!covered).then(|| format!("{address} is on {interface}, which the guard does not cover; add it to `outside`"))
     }
+}
 
-    fn outcome(
-        &self,
-        decision: Decision,
-        cause: Cause,
-        enforced: Option<&Result<Reconciled, NodeError>>,
-        inspection: &Inspection,
-        desired: &Desired,
-    ) -> Outcome {
-        let (status, reason) = match (decision.verdict, enforced) {
-            (Verdict::Refuse(reason), _) => (OutcomeStatus::Refused, reason),
-            (Verdict::Hold(reason), _) => (OutcomeStatus::Pending, reason),
-            (Verdict::Close, None) => {
-                (OutcomeStatus::Observed, "observe mode: nothing was changed; these rules would be written".to_owned())
-            }
-            (Verdict::Close, Some(Ok(_))) => (OutcomeStatus::Enforced, "closed and read back".to_owned()),
-            (Verdict::Close, Some(Err(error))) => failure(error),
-        };
-        let rules = match status {
-            OutcomeStatus::Enforced | OutcomeStatus::Observed => self.firewall.lines_for(decision.port, desired),
-            OutcomeStatus::Refused | OutcomeStatus::Pending | OutcomeStatus::Failed => Vec::new(),
-        };
-        Outcome {
-            finding: decision.finding,
-            protocol: decision.port.protocol,
-            port: decision.port.number,
-            status,
-            reason,
-            cause,
-            rules,
-            dropped: inspection.dropped.get(&decision.port).copied().unwrap_or(0),
+fn judge(verdict: Verdict, enforced: Option<&Result<(), NodeError>>) -> (OutcomeStatus, String) {
+    match (verdict, enforced) {
+        (Verdict::Refuse(reason), _) => (OutcomeStatus::Refused, reason),
+        (Verdict::Hold(reason), _) => (OutcomeStatus::Pending, reason),
+        (Verdict::Close, None) => {
+            (OutcomeStatus::Observed, "observe mode: nothing was changed; these rules would be written".to_owned())
         }
+        (Verdict::Close, Some(Ok(()))) => (OutcomeStatus::Enforced, "closed and read back".to_owned()),
+        (Verdict::Close, Some(Err(error))) => failure(error),
     }
 }
 

@@ -94,7 +94,12 @@ pub fn script(save: &Save, family: Family, desired: &Desired) -> Option<(String,
 
 /// Our own rules in `save`.
 pub fn owned(save: &Save) -> Vec<String> {
-    save.all_rules("filter").filter(|rule| rule.contains(MARK)).map(str::to_owned).collect()
+    save.all_rules("filter").filter(|rule| is_ours(rule)).map(str::to_owned).collect()
+}
+
+/// Whether `rule` carries our mark.
+pub fn is_ours(rule: &str) -> bool {
+    rule.contains(MARK)
 }
 
 fn parse_dnat(chain: &'static str, rule: &str) -> Option<Dnat> {
