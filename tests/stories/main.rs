@@ -1,5 +1,6 @@
 //! Stories on real packets: one module each.
 
+mod architecture;
 mod closed_loop;
 mod docker_socket;
 mod expect;

@@ -1,0 +1,34 @@
+# Every target installs what it needs on a Debian machine with Rust 1.95. Root is needed where
+# network namespaces are: demo, test, test-swarm, bench.
+
+SHELL := /bin/bash
+.PHONY: demo test test-swarm bench lint build install
+
+demo: install build
+	target/debug/deadlight-demo
+
+test: install build
+	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
+	cargo nextest run --workspace $(if $(CI),--profile ci,)
+
+test-swarm:
+	@echo "not yet: the suite on a real multi-node swarm comes with its own issue; a real dockerd in swarm mode is part of 'make test'"
+
+bench: install
+	cargo build --workspace --release
+	target/release/deadlight-bench
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --offline check bans licenses sources
+
+build:
+	cargo build --workspace --locked
+
+install:
+	@command -v cargo >/dev/null || { echo "cargo is missing; hint: install Rust 1.95 or later from https://rustup.rs" >&2; exit 1; }
+	@[ "$$(id -u)" = 0 ] || { echo "network namespaces need root; hint: sudo -E make $(MAKECMDGOALS)" >&2; exit 1; }
+	@tests/install.sh

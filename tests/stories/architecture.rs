@@ -1,0 +1,147 @@
+//! The dependency directions of ARCHITECTURE.md, read off `cargo metadata` and the source.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+/// Rooms that decide without touching the world.
+const PURE: [&str; 17] = [
+    "shared/src/allowlist.rs",
+    "shared/src/finding.rs",
+    "shared/src/identity.rs",
+    "shared/src/name.rs",
+    "shared/src/observation.rs",
+    "shared/src/port.rs",
+    "shared/src/port_set.rs",
+    "shared/src/text.rs",
+    "shared/src/wire",
+    "scanner/src/probe",
+    "scanner/src/assess",
+    "scanner/src/prove",
+    "agent/src/plan",
+    "agent/src/explain",
+    "agent/src/reconcile",
+    "agent/src/firewall/nftables.rs",
+    "agent/src/firewall/iptables",
+];
+
+/// What a pure room does not name.
+const IMPURE: [&str; 14] = [
+    "tokio",
+    "socket2",
+    "reqwest",
+    "bollard",
+    "axum",
+    "std::fs",
+    "std::process",
+    "std::thread",
+    "std::env",
+    "TcpStream",
+    "UdpSocket",
+    "Instant::now",
+    "SystemTime::now",
+    "Timestamp::now",
+];
+
+#[test]
+fn our_crates_depend_in_one_direction() {
+    let metadata = metadata();
+    let direct = direct_dependencies(&metadata);
+    let ours = |name: &str| -> BTreeSet<String> {
+        direct[name].iter().filter(|dependency| dependency.starts_with("deadlight-")).cloned().collect()
+    };
+    assert_eq!(ours("deadlight-shared"), BTreeSet::new());
+    assert_eq!(ours("deadlight-scanner"), ["deadlight-shared".to_owned()].into());
+    assert_eq!(ours("deadlight-agent"), ["deadlight-shared".to_owned()].into());
+    for foreign in ["tokio", "clap", "socket2", "axum", "reqwest"] {
+        assert!(!direct["deadlight-shared"].contains(foreign), "shared depends on {foreign}");
+    }
+}
+
+#[test]
+fn there_is_one_tls_provider() {
+    let metadata = metadata();
+    let all: BTreeSet<&str> = packages(&metadata).iter().filter_map(|package| package["name"].as_str()).collect();
+    for banned in ["ring", "openssl", "openssl-sys", "native-tls"] {
+        assert!(!all.contains(banned), "{banned} is in the graph");
+    }
+    assert!(all.contains("aws-lc-rs"), "the list of packages was not read");
+}
+
+#[test]
+fn the_crates_that_the_product_is_built_on_are_used() {
+    for (name, room) in [
+        ("tokio", "scanner/src"),
+        ("socket2", "scanner/src"),
+        ("reqwest", "scanner/src"),
+        ("serde", "shared/src"),
+        ("axum", "agent/src"),
+        ("bollard", "agent/src"),
+        ("pnet", "agent/src"),
+    ] {
+        let used = sources(&root().join(room))
+            .iter()
+            .any(|path| fs::read_to_string(path).unwrap().contains(&format!("{name}::")));
+        assert!(used, "{name} does no work in {room}");
+    }
+}
+
+#[test]
+fn pure_rooms_touch_nothing() {
+    for room in PURE {
+        let files = sources(&root().join(room));
+        assert!(!files.is_empty(), "{room} is gone: mend this list and ARCHITECTURE.md");
+        for path in files.iter().filter(|path| !path.ends_with("tests.rs")) {
+            let text = fs::read_to_string(path).unwrap();
+            let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let code = product.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+            for (number, line) in (1..).zip(code) {
+                for word in IMPURE {
+                    assert!(!line.contains(word), "{}: about line {number} names {word}: {line}", path.display());
+                }
+            }
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn packages(metadata: &Value) -> &Vec<Value> {
+    metadata["packages"].as_array().unwrap()
+}
+
+/// Normal dependencies by package name; those of tests and builds do not count.
+fn direct_dependencies(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
+    let names = |package: &Value| {
+        let dependencies = package["dependencies"].as_array().unwrap().iter();
+        let normal = dependencies.filter(|dependency| dependency["kind"].is_null());
+        normal.map(|dependency| dependency["name"].as_str().unwrap().to_owned()).collect()
+    };
+    packages(metadata).iter().map(|package| (package["name"].as_str().unwrap().to_owned(), names(package))).collect()
+}
+
+fn sources(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let found = entries.flat_map(|entry| sources(&entry.path()));
+    found.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+}
