@@ -60,14 +60,22 @@ pub struct Deployment {
 impl Deployment {
     /// Creates the files; starts nothing.
     pub fn new(settings: &Settings<'_>) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("dl-").tempdir()?;
-        let deployment = Self { directory };
+        let deployment = Self::node_only(settings)?;
         for words in [["init"].as_slice(), &["issue-scanner", VANTAGE], &["issue-agent", NODE]] {
             let mut command = Command::new(built("deadlight-scanner")?);
             finish(command.arg("pki").args(words).arg("--dir").arg(deployment.path("")))?.expect_code(0)?;
         }
+        let agent = deployment.agent_toml(settings) + &deployment.tls_toml(&format!("agent-{NODE}"));
+        fs::write(deployment.path("agent.toml"), agent)?;
+        let scanner = deployment.scanner_toml(settings) + &deployment.tls_toml(&format!("scanner-{VANTAGE}"));
+        fs::write(deployment.path("scanner.toml"), scanner)?;
+        Ok(deployment)
+    }
+
+    /// An agent's configuration alone, without certificates: for the commands that need no scanner.
+    pub fn node_only(settings: &Settings<'_>) -> Result<Self> {
+        let deployment = Self { directory: tempfile::Builder::new().prefix("dl-").tempdir()? };
         fs::write(deployment.path("agent.toml"), deployment.agent_toml(settings))?;
-        fs::write(deployment.path("scanner.toml"), deployment.scanner_toml(settings))?;
         Ok(deployment)
     }
 
@@ -105,12 +113,10 @@ impl Deployment {
 
     fn agent_toml(&self, settings: &Settings<'_>) -> String {
         let Settings { mode, docker_socket, .. } = settings;
-        let (state, ca) = (self.path("state"), self.path("ca.crt"));
-        let (certificate, key) = (self.path(&format!("agent-{NODE}.crt")), self.path(&format!("agent-{NODE}.key")));
+        let state = self.path("state");
         format!(
             "node = {NODE:?}\nmode = {mode:?}\nlisten = \"[::]:{AGENT_PORT}\"\nstate_dir = {state:?}\n\
-             docker_socket = {docker_socket:?}\n\
-             [tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n"
+             docker_socket = {docker_socket:?}\n"
         )
     }
 
@@ -118,16 +124,19 @@ impl Deployment {
         let Settings { sweep, allow, families, .. } = settings;
         let addresses: Vec<_> = families.iter().map(|family| family.node(0).ip().to_string()).collect();
         let agent = Family::V4.node(AGENT_PORT);
-        let (store, ca) = (self.path("findings.json"), self.path("ca.crt"));
-        let (certificate, key) =
-            (self.path(&format!("scanner-{VANTAGE}.crt")), self.path(&format!("scanner-{VANTAGE}.key")));
+        let store = self.path("findings.json");
         format!(
             "[vantage]\nid = {VANTAGE:?}\n\
              [sweep]\ntcp = {sweep:?}\n\
              [[node]]\nname = {NODE:?}\naddresses = {addresses:?}\nagent = \"https://{agent}\"\n\
              [[allow]]\nports = {allow:?}\nnodes = [\"*\"]\nowner = \"web\"\nreason = \"public site\"\n\
-             [store]\nfile = {store:?}\n\
-             [tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n"
+             [store]\nfile = {store:?}\n"
         )
+    }
+
+    fn tls_toml(&self, name: &str) -> String {
+        let ca = self.path("ca.crt");
+        let (certificate, key) = (self.path(&format!("{name}.crt")), self.path(&format!("{name}.key")));
+        format!("[tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n")
     }
 }

@@ -1,6 +1,7 @@
 //! Another program that changes the same tables at the same time, as dockerd does.
 
 use std::{
+    collections::BTreeSet,
     net::Ipv4Addr,
     sync::{
         Arc,
@@ -12,7 +13,12 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
-use crate::{docker_rules::Backend, netns::Netns, process::run, wait::wait_for};
+use crate::{
+    docker_rules::Backend,
+    netns::{Netns, command_in},
+    process::run,
+    wait::wait_for,
+};
 
 /// Publishes containers as fast as iptables lets it: one rule in filter and one in nat for each.
 #[derive(Debug)]
@@ -28,14 +34,17 @@ impl SecondWriter {
         let (written, stop) = <(Arc<AtomicU16>, Arc<AtomicBool>)>::default();
         let iptables = {
             let (path, tool) = (node.path(), backend.tool("iptables", ""));
-            move |rule: &[String]| run(crate::netns::command_in(&path, &tool).arg("--wait").args(rule))
+            move |table, rule: &str| {
+                let mut command = command_in(&path, &tool);
+                run(command.args(["--wait", "-t", table]).args(rule.split(' ')))
+            }
         };
         let thread = thread::spawn({
             let (written, stop) = (Arc::clone(&written), Arc::clone(&stop));
             move || {
                 while !stop.load(Ordering::SeqCst) {
-                    for rule in publication("-A", written.load(Ordering::SeqCst)) {
-                        iptables(&rule)?;
+                    for (table, rule) in publication(written.load(Ordering::SeqCst)) {
+                        iptables(table, &rule)?;
                     }
                     written.fetch_add(1, Ordering::SeqCst);
                 }
@@ -67,24 +76,21 @@ impl SecondWriter {
 }
 
 /// Which of the rules for `written` publications are not in the tables.
-pub fn missing(node: &Netns, backend: Backend, written: u16) -> Vec<String> {
-    (0..written)
-        .flat_map(|number| publication("-C", number))
-        .filter(|rule| run(node.command(backend.tool("iptables", "")).arg("--wait").args(rule)).is_err())
-        .map(|rule| rule.join(" "))
-        .collect()
+pub fn missing(node: &Netns, backend: Backend, written: u16) -> Result<Vec<String>> {
+    let saved = run(&mut node.command(backend.tool("iptables", "-save")))?;
+    let present: BTreeSet<_> = saved.lines().collect();
+    let rules = (0..written).flat_map(publication).map(|(_, rule)| rule);
+    Ok(rules.filter(|rule| !present.contains(rule.as_str())).collect())
 }
 
-/// `docker run -p PORT:80` for the container of that number, with a published port that no story uses.
-fn publication(verb: &str, number: u16) -> [Vec<String>; 2] {
+/// Table and rule, as iptables-save prints it, of `docker run -p PORT:80` for the container of that number; the
+/// published port is one that no story uses.
+fn publication(number: u16) -> [(&'static str, String); 2] {
     let [high, low] = number.to_be_bytes();
     let container = Ipv4Addr::new(172, 17, 100 + high, low);
     let port = 20_000 + number;
-    let words = |text: String| text.split(' ').map(str::to_owned).collect();
     [
-        words(format!(
-            "-t nat {verb} DOCKER -p tcp -d 0/0 --dport {port} -j DNAT --to-destination {container}:80 ! -i docker0"
-        )),
-        words(format!("-t filter {verb} DOCKER ! -i docker0 -o docker0 -p tcp -d {container} --dport 80 -j ACCEPT")),
+        ("nat", format!("-A DOCKER ! -i docker0 -p tcp -m tcp --dport {port} -j DNAT --to-destination {container}:80")),
+        ("filter", format!("-A DOCKER -d {container}/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT")),
     ]
 }

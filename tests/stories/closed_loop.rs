@@ -16,6 +16,8 @@ use deadlight_tests::{
 
 use crate::expect;
 
+const PORTS: [u16; 3] = [INGRESS, RUN, HOST];
+
 fn the_loop_closes(layout: Layout, backend: Backend, forward: ForwardPolicy, family: Family) -> Result<()> {
     let lab = Lab::new(layout, backend, forward)?;
     let deployment = Deployment::new(&Settings { families: &[family], ..Settings::default() })?;
@@ -24,10 +26,10 @@ fn the_loop_closes(layout: Layout, backend: Backend, forward: ForwardPolicy, fam
     let ended = deployment.scanner(&lab.wire, &["run", "--once"])?;
     let said = format!("{}\n{}\nagent:\n{}", ended.stdout, ended.stderr, agent.log());
     ensure!(ended.code()? == 0, "exit status {}: {said}", ended.code()?);
-    for port in [INGRESS, RUN, HOST] {
+    for port in PORTS {
         ensure!(ended.stdout.contains(&format!("{port}/tcp")), "{port}/tcp is not mentioned: {said}");
-        expect::closed(&lab.wire, family, port)?;
     }
+    expect::closed(&lab.wire, &PORTS.map(|port| (family, port)))?;
     expect::allowed_answers(&lab, family)?;
     expect::reachable_inside(&lab)
 }

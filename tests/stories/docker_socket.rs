@@ -45,5 +45,5 @@ fn closes_all_the_same<T>(docker: impl FnOnce(&std::path::Path) -> Result<T>) ->
 
     let response = order::send(&deployment, &lab.wire, &order::order(1, &[(V4, "tcp", INGRESS)]))?;
     ensure!(response.text.contains("\"enforced\""), "{response:?}");
-    expect::closed(&lab.wire, V4, INGRESS)
+    expect::closed(&lab.wire, &[(V4, INGRESS)])
 }

@@ -1,11 +1,14 @@
 //! What stories say about ports.
 
-use std::net::SocketAddr;
+use std::{
+    net::{IpAddr, SocketAddr},
+    panic, thread,
+};
 
 use anyhow::{Result, ensure};
 use deadlight_tests::{
     answer::{Answer, tcp_answer, tcp_answer_from},
-    lab::{Family, Lab, Wire},
+    lab::{ALLOWED, Family, INGRESS, Lab, Wire},
     netns::Netns,
 };
 
@@ -16,14 +19,23 @@ pub(crate) fn tcp(namespace: &Netns, to: SocketAddr, expected: Answer) -> Result
     Ok(())
 }
 
-/// Demands that neither the scanner nor a stranger gets any answer from a port of the node.
-pub(crate) fn closed(wire: &Wire, family: Family, port: u16) -> Result<()> {
-    let to = family.node(port);
-    for from in [family.scanner(), family.stranger()] {
+/// Demands that neither the scanner nor a stranger gets any answer from TCP ports of the node.
+pub(crate) fn closed(wire: &Wire, ports: &[(Family, u16)]) -> Result<()> {
+    let ask = |(family, port): (Family, u16), from: IpAddr| -> Result<()> {
+        let to = family.node(port);
         let answer = tcp_answer_from(&wire.inet, (from, 0).into(), to)?;
         ensure!(answer == Answer::Silent, "{to}/tcp from {from}: {answer:?}, not closed");
-    }
-    Ok(())
+        Ok(())
+    };
+    // Side by side, because silence takes its time.
+    thread::scope(|scope| {
+        let asked: Vec<_> = ports
+            .iter()
+            .flat_map(|&(family, port)| [family.scanner(), family.stranger()].map(|from| ((family, port), from)))
+            .map(|(port, from)| scope.spawn(move || ask(port, from)))
+            .collect();
+        asked.into_iter().try_for_each(|asked| asked.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+    })
 }
 
 /// How the allowlisted ingress port of a replayed engine answers: over IPv6 there is only dockerd's mute listener.
@@ -32,10 +44,10 @@ pub(crate) fn allowed_answers(lab: &Lab, family: Family) -> Result<()> {
         Family::V4 => Answer::Data,
         Family::V6 => Answer::OpenNoData,
     };
-    tcp(lab.inet(), family.node(deadlight_tests::lab::ALLOWED), expected)
+    tcp(lab.inet(), family.node(ALLOWED), expected)
 }
 
 /// Demands that a container reaches the ingress port at its gateway.
 pub(crate) fn reachable_inside(lab: &Lab) -> Result<()> {
-    tcp(&lab.task, ([172, 18, 0, 1], deadlight_tests::lab::INGRESS).into(), Answer::Data)
+    tcp(&lab.task, ([172, 18, 0, 1], INGRESS).into(), Answer::Data)
 }

@@ -38,11 +38,10 @@ fn closes_what_is_published_v28_legacy_accept() -> Result<()> {
 
 fn closes_what_is_published(layout: Layout, backend: Backend, forward: ForwardPolicy) -> Result<()> {
     let lab = Lab::new(layout, backend, forward)?;
-    let deployment = Deployment::new(&Settings::default())?;
+    let deployment = Deployment::node_only(&Settings::default())?;
     deployment.agent(&lab.wire, &HARDEN)?.expect_code(0)?;
     for family in Family::BOTH {
-        expect::closed(&lab.wire, family, INGRESS)?;
-        expect::closed(&lab.wire, family, RUN)?;
+        expect::closed(&lab.wire, &[(family, INGRESS), (family, RUN)])?;
         expect::allowed_answers(&lab, family)?;
         expect::tcp(lab.inet(), family.node(HOST), Answer::Data)?;
     }
@@ -55,7 +54,7 @@ fn closes_what_is_published(layout: Layout, backend: Backend, forward: ForwardPo
 fn a_second_run_changes_nothing_and_says_so() -> Result<()> {
     for (layout, backend) in [(V20_10, Legacy), (V28, Nft)] {
         let lab = Lab::new(layout, backend, Drop)?;
-        let deployment = Deployment::new(&Settings::default())?;
+        let deployment = Deployment::node_only(&Settings::default())?;
         deployment.agent(&lab.wire, &HARDEN)?.expect_code(0)?;
         let once = (lab.saved_rules()?, lab.native_tables()?);
         let second = deployment.agent(&lab.wire, &HARDEN)?.expect_code(0)?;
@@ -68,7 +67,7 @@ fn a_second_run_changes_nothing_and_says_so() -> Result<()> {
 #[test]
 fn a_dry_run_changes_nothing() -> Result<()> {
     let lab = Lab::new(V20_10, Nft, Accept)?;
-    let deployment = Deployment::new(&Settings::default())?;
+    let deployment = Deployment::node_only(&Settings::default())?;
     let before = (lab.saved_rules()?, lab.native_tables()?);
     let ended = deployment.agent(&lab.wire, &["harden", "--allow", "80/tcp", "--dry-run"])?.expect_code(0)?;
     ensure!(ended.stdout.contains("8080"), "{ended:?}");

@@ -166,14 +166,28 @@ fn a_second_writers_losses_are_seen() -> Result<()> {
         let writer = SecondWriter::start(lab.node(), backend);
         writer.let_write(20)?;
         let written = writer.stop()?;
-        ensure!(written > 0 && second_writer::missing(lab.node(), backend, written).is_empty(), "{written} written");
+        let missing = second_writer::missing(lab.node(), backend, written)?;
+        ensure!(missing.is_empty(), "nobody disturbed the writer, and yet: {missing:#?}");
 
         // What the known script does: the tables as they were, without what came meanwhile.
         let mut restore = lab.node().command(backend.tool("iptables", "-restore"));
         deadlight_tests::process::run_with_input(&mut restore, &old)?;
-        let missing = second_writer::missing(lab.node(), backend, written);
+        let missing = second_writer::missing(lab.node(), backend, written)?;
         ensure!(missing.len() == usize::from(written) * 2, "{} of {written}", missing.len());
     }
+    Ok(())
+}
+
+#[test]
+fn namespaces_of_a_killed_run_are_swept() -> Result<()> {
+    let mut ended = Command::new("true").spawn()?;
+    ended.wait()?;
+    let stale = format!("dl-{}-0-stale", ended.id());
+    run(Command::new("ip").args(["netns", "add", &stale]))?;
+    let kept = netns::Netns::new("kept")?;
+    netns::sweep_stale()?;
+    let names = netns::all()?;
+    ensure!(!names.contains(&stale) && names.iter().any(|name| name == kept.name()), "{names:?}");
     Ok(())
 }
 

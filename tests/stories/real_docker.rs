@@ -115,7 +115,7 @@ fn the_loop_closes_and_stays_closed(backend: Backend, family: Family) -> Result<
     if family == Family::V4 {
         ensure!(ended.stdout.contains("stats"), "the cause does not name the service: {said}");
     }
-    expect::closed(&wire, family, RUN)?;
+    expect::closed(&wire, &[(family, RUN)])?;
 
     let watch = SynWatch::start(&wire.inet, family.scanner(), family.node(INGRESS))?;
     dockerd.update_force("stats")?;
@@ -124,7 +124,7 @@ fn the_loop_closes_and_stays_closed(backend: Backend, family: Family) -> Result<
     watch.observe(100)?;
     let tried = watch.so_far();
     ensure!(tried.answered == 0, "{tried:?} through update and restart");
-    expect::closed(&wire, family, RUN)?;
+    expect::closed(&wire, &[(family, RUN)])?;
     answers(&wire, family, ALLOWED, behind_the_mesh)
 }
 

@@ -46,7 +46,7 @@ fn byte_for_byte_v28_legacy() -> Result<()> {
 
 fn byte_for_byte(layout: Layout, backend: Backend) -> Result<()> {
     let lab = Lab::new(layout, backend, ForwardPolicy::Drop)?;
-    let deployment = Deployment::new(&Settings::default())?;
+    let deployment = Deployment::node_only(&Settings::default())?;
     let before = lab.saved_rules()?;
     deployment.agent(&lab.wire, &["harden", "--allow", "80/tcp", "--once"])?.expect_code(0)?;
     ensure!(lab.saved_rules()? != before && !lab.native_tables()?.is_empty(), "harden changed nothing");
@@ -63,14 +63,12 @@ fn byte_for_byte(layout: Layout, backend: Backend) -> Result<()> {
 fn one_port_alone_opens_again() -> Result<()> {
     for backend in [Nft, Legacy] {
         let lab = Lab::new(V26, backend, ForwardPolicy::Drop)?;
-        let deployment = Deployment::new(&Settings::default())?;
+        let deployment = Deployment::node_only(&Settings::default())?;
         deployment.agent(&lab.wire, &["harden", "--allow", "80/tcp", "--once"])?.expect_code(0)?;
         deployment.agent(&lab.wire, &["revert", "8080/tcp"])?.expect_code(0)?;
         expect::tcp(lab.inet(), Family::V4.node(INGRESS), Answer::Data)?;
         expect::tcp(lab.inet(), Family::V6.node(INGRESS), Answer::OpenNoData)?;
-        for family in Family::BOTH {
-            expect::closed(&lab.wire, family, RUN)?;
-        }
+        expect::closed(&lab.wire, &Family::BOTH.map(|family| (family, RUN)))?;
     }
     Ok(())
 }

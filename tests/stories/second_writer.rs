@@ -25,7 +25,7 @@ fn loses_no_rule_v28_legacy() -> Result<()> {
 
 fn loses_no_rule(layout: Layout, backend: Backend) -> Result<()> {
     let lab = Lab::new(layout, backend, ForwardPolicy::Drop)?;
-    let deployment = Deployment::new(&Settings::default())?;
+    let deployment = Deployment::node_only(&Settings::default())?;
     let writer = SecondWriter::start(lab.node(), backend);
     for _ in 0..ROUNDS {
         writer.let_write(2)?;
@@ -33,7 +33,7 @@ fn loses_no_rule(layout: Layout, backend: Backend) -> Result<()> {
         deployment.agent(&lab.wire, &["revert", "--all"])?.expect_code(0)?;
     }
     let written = writer.stop()?;
-    let lost = missing(lab.node(), backend, written);
+    let lost = missing(lab.node(), backend, written)?;
     ensure!(lost.is_empty(), "{} of {} rules are gone: {lost:#?}", lost.len(), written * 2);
     Ok(())
 }

@@ -92,7 +92,7 @@ fn an_older_order_gets_the_stored_report_and_does_nothing() -> Result<()> {
     let response = order::send(&deployment, &lab.wire, &order(4, &[]))?;
     ensure!(response.text.contains("\"sequence\":5") && response.text.contains("enforced"), "{response:?}");
     ensure!((lab.saved_rules()?, lab.native_tables()?) == rules, "an older order changed rules");
-    expect::closed(&lab.wire, V4, INGRESS)
+    expect::closed(&lab.wire, &[(V4, INGRESS)])
 }
 
 fn bad_order(status: u16, spoil: impl FnOnce(&mut Value)) -> Result<()> {
@@ -122,7 +122,7 @@ fn nothing_changes(attack: impl FnOnce(&Lab, &Deployment) -> Result<()>) -> Resu
     expect::tcp(lab.inet(), V4.node(INGRESS), Answer::Data)?;
 
     order::enforce(&deployment, &lab.wire, 1, &[(V4, "tcp", INGRESS)])?;
-    expect::closed(&lab.wire, V4, INGRESS)
+    expect::closed(&lab.wire, &[(V4, INGRESS)])
 }
 
 fn open_world() -> Result<(Lab, Deployment)> {
