@@ -1,1 +1,13 @@
-//! placeholder
+//! The half of Deadlight outside the cluster: finds open ports, has them closed, proves it.
+
+pub mod assess;
+pub mod cli;
+pub mod config;
+pub mod deliver;
+pub mod net;
+pub mod pki;
+pub mod probe;
+pub mod prove;
+pub mod round;
+pub mod store;
+pub mod sweep;

@@ -1,2 +1,5 @@
-//! placeholder
-fn main() {}
+//! The scanner's program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    deadlight_scanner::cli::main()
+}

@@ -39,12 +39,19 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
     toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
         let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
-        let message = match nearest_known(error.message()) {
-            Some(known) => format!("{}; did you mean `{known}`?", error.message()),
-            None => error.message().to_owned(),
+        let message = match (nearest_known(error.message()), key_of(text.lines().nth(line - 1))) {
+            (Some(known), _) => format!("{}; did you mean `{known}`?", error.message()),
+            (None, Some(key)) if !error.message().contains(key) => format!("`{key}`: {}", error.message()),
+            (None, _) => error.message().to_owned(),
         };
         ConfigError::Parse { path: path.to_owned(), line, message }
     })
+}
+
+/// The key of a line such as `rate = 0`.
+fn key_of(line: Option<&str>) -> Option<&str> {
+    let (key, _) = line?.split_once('=')?;
+    Some(key.trim()).filter(|key| key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')))
 }
 
 /// Out of serde's "unknown field `x`, expected one of `a`, `b`" the known word most like `x`.
@@ -91,6 +98,8 @@ mod tests {
         assert!(text.ends_with("did you mean `listen`?"), "{text}");
         let text = error("mode = \"enforced\"\n");
         assert!(text.contains("line 1") && text.ends_with("did you mean `enforce`?"), "{text}");
+        let text = error("mode = \"observe\"\nlisten = 7\n");
+        assert!(text.starts_with("agent.toml, line 2: `listen`: invalid type"), "{text}");
         let text = error("mode = \"observe\"\nzzz = 1\n");
         assert!(text.contains("expected one of `mode`") && !text.contains("did you mean"), "{text}");
     }

@@ -1,0 +1,71 @@
+//! `check-config`: what a configuration means, or what is wrong with it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use deadlight_shared::Identity;
+use deadlight_shared::hint::HintExt as _;
+use deadlight_shared::tls::{Credentials, TlsError};
+use jiff::Timestamp;
+use jiff::civil::Date;
+
+use super::{Exit, Failure, print};
+use crate::config::Config;
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+pub(super) struct ConfigFile {
+    /// The configuration; `--print-config` shows one
+    #[arg(long, value_name = "FILE", default_value = "/etc/deadlight/scanner.toml")]
+    pub(super) config: PathBuf,
+}
+
+pub(super) fn run(file: ConfigFile) -> Result<Exit, Failure> {
+    let today = today(Timestamp::now());
+    let config = load(&file.config, today)?;
+    credentials(&config)?;
+    let addresses: usize = config.nodes.iter().map(|node| node.addresses.len()).sum();
+    let mut text = format!(
+        "{} is good (nodes: {}, addresses: {addresses}, ports at each: {}, agents: {})\n",
+        file.config.display(),
+        config.nodes.len(),
+        config.ports.len(),
+        config.nodes.iter().filter(|node| node.agent.is_some()).count()
+    );
+    for warning in config.expired(today) {
+        text += &format!("warning: {warning}\n");
+    }
+    print(&text)
+}
+
+/// The checked configuration at `path`.
+pub(super) fn load(path: &Path, today: Date) -> Result<Config, Failure> {
+    Ok(Config::load(path, today).hint("compare with: deadlight-scanner --print-config")?)
+}
+
+/// Our certificate, which must be a scanner's and carry the name of this vantage point; `None`
+/// when no node has an agent.
+pub(super) fn credentials(config: &Config) -> Result<Option<Credentials>, Failure> {
+    let Some(paths) = config.tls.as_ref().filter(|_| config.nodes.iter().any(|node| node.agent.is_some())) else {
+        return Ok(None);
+    };
+    let hint = match Credentials::load(paths) {
+        Ok(credentials) if *credentials.identity() == Identity::Scanner(config.vantage.clone()) => {
+            return Ok(Some(credentials));
+        }
+        Ok(credentials) => {
+            let found = credentials.identity();
+            let text =
+                format!("{} is for {found}, but [vantage] id is {}", paths.certificate.display(), config.vantage);
+            return Err(text.into());
+        }
+        Err(TlsError::KeyExposed { path, .. }) => format!("chmod 600 {}", path.display()),
+        Err(_) => format!("deadlight-scanner pki issue-scanner {} --dir DIR", config.vantage),
+    };
+    Ok(Credentials::load(paths).map(Some).hint(hint)?)
+}
+
+/// The day in UTC, by which allowlist entries expire.
+pub(super) fn today(now: Timestamp) -> Date {
+    now.to_zoned(jiff::tz::TimeZone::UTC).date()
+}

@@ -1,0 +1,99 @@
+//! The command line: arguments in, exit status out.
+
+mod check;
+mod exit;
+mod pki;
+mod run;
+mod scan;
+mod story;
+
+use std::error::Error;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use deadlight_shared::hint;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::TEMPLATE;
+use exit::Exit;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Finds open ports from outside, has them closed by the agent on the node, and proves that they
+/// are.
+#[derive(Debug, Parser)]
+#[command(name = "deadlight-scanner", version, arg_required_else_help = true, after_help = exit::HELP)]
+struct Arguments {
+    /// Print a commented configuration with all defaults, and exit
+    #[arg(long, exclusive = true)]
+    print_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at targets once; no agent, no configuration
+    #[command(after_help = exit::HELP)]
+    Scan(scan::Arguments),
+    /// Sweep, order, prove, over and over
+    #[command(after_help = run::HELP)]
+    Run(run::Arguments),
+    /// Make the deployment's own CA and its certificates
+    #[command(subcommand)]
+    Pki(pki::Command),
+    /// Read a configuration and say what is wrong with it
+    CheckConfig(check::ConfigFile),
+}
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        None => print(TEMPLATE),
+        Some(Command::Scan(arguments)) => with_runtime("warn", scan::run(arguments)),
+        Some(Command::Run(arguments)) => with_runtime("info", run::run(arguments)),
+        Some(Command::Pki(command)) => pki::run(command),
+        Some(Command::CheckConfig(file)) => check::run(file),
+    };
+    let exit = result.unwrap_or_else(|error| {
+        let shown = hint::render(error.as_ref());
+        // Nobody is left to tell when standard error is gone as well.
+        let _written = writeln!(anstream::stderr(), "{shown}");
+        Exit::Error
+    });
+    exit.into()
+}
+
+/// One thread: a sweep waits for the network, not for the processor.
+fn with_runtime(level: &str, work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let filter = EnvFilter::try_from_env("DEADLIGHT_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).init();
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+/// Writes `text` to standard output.
+fn print(text: &str) -> Result<Exit, Failure> {
+    written(anstream::stdout().write_all(text.as_bytes()))?;
+    Ok(Exit::Fine)
+}
+
+/// A reader that has gone away has seen enough: that is no error.
+fn written(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

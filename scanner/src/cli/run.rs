@@ -1,0 +1,197 @@
+//! `run`: sweep, assess, order, prove.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use clap::Args;
+use deadlight_shared::hint::{self, HintExt as _};
+use deadlight_shared::tls::Credentials;
+use deadlight_shared::wire::{Order, Report};
+use deadlight_shared::{Finding, Name, PortSet};
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::check::{self, today};
+use super::scan::watched_sweep;
+use super::story::Story;
+use super::{Exit, Failure};
+use crate::assess::{Assessment, Expectation, assess};
+use crate::config::Config;
+use crate::deliver::{Agent, DeliverError};
+use crate::net;
+use crate::round::{self, Ending};
+use crate::store::Store;
+use crate::sweep::{Plan, PlannedNode, Sweep, rescan};
+
+pub(super) const HELP: &str = "\
+Exit status:
+  0  with --once: nothing unexpected is open, or all of it is proven closed; else: stopped by a signal
+  1  with --once: an unexpected port is still open (no agent, agent not reached, not closed, refused)
+  2  usage, configuration or run-time error
+  3  with --once: incomplete: something could not be asked, or is closed by the agent but not proven,
+     or the vantage point is blind (and no unexpected port is known to be open)";
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: check::ConfigFile,
+    /// One full loop, then exit
+    #[arg(long)]
+    once: bool,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let now = Timestamp::now();
+    let config = check::load(&arguments.file.config, today(now))?;
+    let agents = agents(&config, check::credentials(&config)?)?;
+    let store = Store::open(&config.state, now).hint("restore it from a backup, or move it away to begin anew")?;
+    let mut scanner = Scanner { config, agents, store, story: Story };
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let work = async {
+        match arguments.once {
+            true => scanner.round().await.map(|ending| exit(&ending)),
+            false => scanner.forever().await,
+        }
+    };
+    // Wherever the work is dropped, the state on disk is whole, and orders repeat what they mean.
+    let stopped = tokio::select! {
+        result = work => return result,
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = stopped, "stopped");
+    match arguments.once {
+        true => Err(format!("stopped by {stopped} before the loop was complete").into()),
+        false => Ok(Exit::Fine),
+    }
+}
+
+struct Scanner {
+    config: Config,
+    agents: BTreeMap<Name, Agent>,
+    store: Store,
+    story: Story,
+}
+
+impl Scanner {
+    /// Round after round, from the start of one to the start of the next.
+    async fn forever(&mut self) -> Result<Exit, Failure> {
+        let mut ticks = tokio::time::interval(self.config.every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.round().await {
+                tracing::error!("{}", hint::render(error.as_ref()));
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<Ending, Failure> {
+        let today = today(Timestamp::now());
+        for warning in self.config.expired(today) {
+            tracing::warn!("{warning}");
+        }
+        let expectations = self.config.expectations(today);
+        let sweep = watched_sweep(&plan(&self.config, &expectations, self.store.findings())).await;
+        let known = self.store.findings().to_vec();
+        let mut assessment = assess(&sweep.observations, &expectations, known, sweep.started);
+        self.store.keep(assessment.findings.clone())?;
+        self.story.sweep(&self.config, &sweep, &assessment);
+
+        let ordered = self.order(&sweep, &mut assessment, today).await?;
+        let rescans = round::rescans(&self.config, &expectations, &assessment, &ordered);
+        self.story.rescan(&rescans);
+        let checked = rescan(&rescans, self.config.rate, net::in_flight_limit()).await;
+        round::take_proofs(&mut assessment, &checked, Timestamp::now());
+        self.store.keep(assessment.findings.clone())?;
+        self.story.proofs(&checked);
+
+        let ending = round::ending(&self.config, &sweep, &assessment);
+        self.story.ending(&ending);
+        Ok(ending)
+    }
+
+    /// Sends every agent its order; the nodes whose agent has taken it.
+    async fn order(
+        &mut self,
+        sweep: &Sweep,
+        assessment: &mut Assessment,
+        today: jiff::civil::Date,
+    ) -> Result<BTreeSet<Name>, Failure> {
+        let mut sending = JoinSet::new();
+        for node in &self.config.nodes {
+            let Some(agent) = self.agents.get(&node.name).cloned() else { continue };
+            let (mark, allow) = (self.store.next_mark()?, self.config.allowlist.ports_of(node.subject(), today));
+            let findings = &assessment.findings;
+            let (scanner, now) = (&self.config.vantage, Timestamp::now());
+            let order = round::order_for(scanner, &node.name, mark, sweep, findings, allow, now);
+            sending.spawn(deliver(agent, order));
+        }
+        let mut answers = BTreeMap::new();
+        while let Some(joined) = sending.join_next().await {
+            let (node, answer) = joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            answers.insert(node, answer);
+        }
+        let mut ordered = BTreeSet::new();
+        for node in &self.config.nodes {
+            match answers.get(&node.name) {
+                None => {}
+                Some(Err(error)) => self.story.no_report(&node.name, &self.agents[&node.name], error),
+                Some(Ok(report)) => {
+                    self.story.report(report, assessment);
+                    round::take_report(assessment, report);
+                    ordered.insert(node.name.clone());
+                }
+            }
+        }
+        self.store.keep(assessment.findings.clone())?;
+        Ok(ordered)
+    }
+}
+
+async fn deliver(agent: Agent, order: Order) -> (Name, Result<Report, DeliverError>) {
+    let report = agent.deliver(&order).await;
+    (order.node, report)
+}
+
+fn agents(config: &Config, credentials: Option<Credentials>) -> Result<BTreeMap<Name, Agent>, Failure> {
+    let Some(credentials) = credentials else { return Ok(BTreeMap::new()) };
+    let with_agent = config.nodes.iter().filter_map(|node| Some((&node.name, node.agent.as_ref()?)));
+    let agent = |(name, url): (&Name, _)| Ok((name.clone(), Agent::new(name, url, &credentials)?));
+    with_agent.map(agent).collect()
+}
+
+/// What to sweep: the configured ports, the node's own, and everything that has a finding.
+fn plan(config: &Config, expectations: &[Expectation], known: &[Finding]) -> Plan {
+    let all: Arc<[_]> = config.ports.iter().collect();
+    let planned = |(node, expected): (&crate::config::Node, &Expectation)| {
+        let mut besides: PortSet =
+            known.iter().filter(|finding| finding.node == node.name).map(Finding::port).collect();
+        besides.extend(&node.own_ports());
+        let covered = besides.iter().all(|port| config.ports.contains(port));
+        let ports = match covered {
+            true => Arc::clone(&all),
+            false => {
+                let mut ports = config.ports.clone();
+                ports.extend(&besides);
+                ports.iter().collect()
+            }
+        };
+        besides.extend(&expected.ports);
+        PlannedNode { name: node.name.clone(), addresses: node.addresses.clone(), ports, watched: besides }
+    };
+    Plan {
+        nodes: config.nodes.iter().zip(expectations).map(planned).collect(),
+        rate: config.rate,
+        rate_per_node: Some(config.rate_per_node),
+    }
+}
+
+fn exit(ending: &Ending) -> Exit {
+    match (ending.open, ending.is_complete()) {
+        (0, true) => Exit::Fine,
+        (0, false) => Exit::Incomplete,
+        _ => Exit::Exposed,
+    }
+}

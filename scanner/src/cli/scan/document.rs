@@ -1,0 +1,141 @@
+//! `--output json` and `jsonl`: schema deadlight.scan/v1.
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use deadlight_shared::{Evidence, Finding, Name, Observation, PortState, Protocol};
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use super::Scan;
+use crate::assess::Missing;
+
+const SCHEMA: &str = "deadlight.scan/v1";
+
+/// One indented object.
+pub(super) fn write(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
+    let observations = Stream(Cell::new(Some(scan.observations())));
+    serde_json::to_writer_pretty(&mut *out, &document(scan, Some(observations)))?;
+    writeln!(out)
+}
+
+/// One observation a line, then the same object without them.
+pub(super) fn write_lines(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
+    for observation in scan.observations() {
+        serde_json::to_writer(&mut *out, &observation)?;
+        writeln!(out)?;
+    }
+    serde_json::to_writer(&mut *out, &document(scan, None::<Stream<std::iter::Empty<Shown>>>))?;
+    writeln!(out)
+}
+
+#[derive(Serialize)]
+struct Document<'a, O> {
+    schema: &'static str,
+    vantage: &'a Name,
+    started: Timestamp,
+    finished: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observations: Option<O>,
+    findings: &'a [Finding],
+    missing: &'a [Missing],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unresolved: Vec<Nowhere<'a>>,
+    summary: Summary,
+}
+
+/// A name without an address.
+#[derive(Serialize)]
+struct Nowhere<'a> {
+    target: &'a Name,
+    state: PortState,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    node: Name,
+    address: IpAddr,
+    port: NonZeroU16,
+    protocol: Protocol,
+    state: PortState,
+    evidence: Evidence,
+    attempts: u32,
+    allowed: bool,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    targets: u64,
+    open: u64,
+    closed: u64,
+    filtered: u64,
+    #[serde(rename = "open|filtered", skip_serializing_if = "is_zero")]
+    open_filtered: u64,
+    unknown: u64,
+    probes_sent: u64,
+    probes_per_second: f64,
+    complete: bool,
+}
+
+/// An iterator written as a list, without the list ever being in memory.
+struct Stream<I>(Cell<Option<I>>);
+
+impl<I: Iterator<Item = Shown>> Serialize for Stream<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.take().into_iter().flatten())
+    }
+}
+
+impl Scan {
+    fn observations(&self) -> impl Iterator<Item = Shown> {
+        let seen = self.sweep.observations.iter().cloned();
+        let unasked = self.sweep.unasked.iter().flat_map(|unasked| unasked.observations());
+        seen.chain(unasked).map(|Observation { node, address, port, state, evidence, attempts }| Shown {
+            allowed: self.may_be_open(&node, port),
+            node,
+            address,
+            port: port.number,
+            protocol: port.protocol,
+            state,
+            evidence,
+            attempts,
+        })
+    }
+}
+
+fn document<O>(scan: &Scan, observations: Option<O>) -> Document<'_, O> {
+    let tally = scan.sweep.tally;
+    Document {
+        schema: SCHEMA,
+        vantage: &scan.vantage,
+        started: scan.sweep.started,
+        finished: scan.sweep.finished,
+        observations,
+        findings: &scan.assessment.findings,
+        missing: &scan.assessment.missing,
+        unresolved: scan.unresolved.iter().map(nowhere).collect(),
+        summary: Summary {
+            targets: tally.targets,
+            open: tally.open,
+            closed: tally.closed,
+            filtered: tally.filtered,
+            open_filtered: tally.open_filtered,
+            unknown: tally.unknown,
+            probes_sent: tally.probes_sent,
+            probes_per_second: scan.speed(),
+            complete: scan.is_complete(),
+        },
+    }
+}
+
+fn nowhere(unresolved: &crate::sweep::Unresolved) -> Nowhere<'_> {
+    Nowhere { target: &unresolved.target, state: PortState::Unknown, reason: unresolved.reason() }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}

@@ -1,0 +1,208 @@
+//! `scan`: one look, without agent and configuration.
+
+mod document;
+mod table;
+
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Write};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use deadlight_shared::allowlist::Subject;
+use deadlight_shared::{Allowlist, Name, Port, PortSet, Protocol};
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+
+use super::check::today;
+use super::{Exit, Failure, written};
+use crate::assess::{Assessment, Expectation, assess};
+use crate::config::{self, PortsError};
+use crate::net;
+use crate::sweep::{Plan, PlannedNode, Sweep, Target, Unresolved, nodes_of, sweep};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Addresses, CIDR blocks, or names (all their A and AAAA addresses)
+    #[arg(required = true, value_name = "TARGET")]
+    targets: Vec<Target>,
+    /// Ports, TCP unless they say otherwise: 80,443,8000-8100,53/udp
+    #[arg(long, default_value = "1-65535", value_parser = tcp_unless_said)]
+    ports: PortSet,
+    /// UDP ports besides: 53,123
+    #[arg(long, value_name = "PORTS", value_parser = udp)]
+    udp: Option<PortSet>,
+    /// Ports that may be open on every target: 22/tcp,443/tcp
+    #[arg(long, value_name = "PORTS")]
+    allow: Option<PortSet>,
+    /// A TOML file of [[allow]] entries; their nodes are the targets as written
+    #[arg(long, value_name = "FILE")]
+    allowlist: Option<PathBuf>,
+    /// How to ask
+    #[arg(long, value_enum, default_value_t = Method::Auto)]
+    method: Method,
+    /// Probes a second
+    #[arg(long, value_name = "PPS", default_value = "20000", value_parser = rate)]
+    rate: NonZeroU32,
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Method {
+    /// The best one that this user may use
+    Auto,
+    /// A full handshake by the kernel; needs no privileges
+    Connect,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    /// For people
+    Table,
+    /// One JSON object, schema deadlight.scan/v1
+    Json,
+    /// One JSON object a line: each observation, then the summary
+    Jsonl,
+}
+
+/// A finished scan, to be shown.
+struct Scan {
+    vantage: Name,
+    sweep: Sweep,
+    assessment: Assessment,
+    expected: BTreeMap<Name, PortSet>,
+    unresolved: Vec<Unresolved>,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let now = Timestamp::now();
+    let (nodes, unresolved) = nodes_of(&arguments.targets).await;
+    let expectations = expectations(&arguments, nodes.iter().map(|(name, _)| name), now)?;
+    let plan = plan(&arguments, nodes, &expectations);
+    // Both methods are the same as long as there is only one.
+    let (Method::Auto | Method::Connect) = arguments.method;
+    let sweep = watched_sweep(&plan).await;
+    let assessment = assess(&sweep.observations, &expectations, Vec::new(), sweep.started);
+    let expected = expectations.into_iter().map(|expected| (expected.node, expected.ports)).collect();
+    let scan = Scan { vantage: vantage(), sweep, assessment, expected, unresolved };
+    written(show(&scan, arguments.output))?;
+    Ok(scan.exit())
+}
+
+/// Sweeps with a progress bar on standard error, when that is a terminal.
+pub(super) async fn watched_sweep(plan: &Plan) -> Sweep {
+    let targets = plan.nodes.iter().map(|node| (node.addresses.len() * node.ports.len()) as u64).sum();
+    let bar = ProgressBar::new(targets);
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:40} {percent:>3} %  {human_pos} of {human_len} targets, {eta} left")
+    {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let sweep = sweep(plan, net::in_flight_limit(), |settled| bar.set_position(settled)).await;
+    bar.finish_and_clear();
+    sweep
+}
+
+impl Scan {
+    fn is_complete(&self) -> bool {
+        self.sweep.tally.unknown == 0 && self.unresolved.is_empty()
+    }
+
+    fn exit(&self) -> Exit {
+        match (self.assessment.exposed.is_empty(), self.is_complete()) {
+            (false, _) => Exit::Exposed,
+            (true, false) => Exit::Incomplete,
+            (true, true) => Exit::Fine,
+        }
+    }
+
+    fn may_be_open(&self, node: &Name, port: Port) -> bool {
+        self.expected.get(node).is_some_and(|ports| ports.contains(port))
+    }
+
+    /// Probes a second, to one decimal.
+    fn speed(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let probes = self.sweep.tally.probes_sent as f64;
+        (probes / self.sweep.duration.as_secs_f64().max(1e-3) * 10.0).round() / 10.0
+    }
+}
+
+fn show(scan: &Scan, output: Output) -> io::Result<()> {
+    let stdout = anstream::stdout();
+    let mut out = BufWriter::new(stdout.lock());
+    match output {
+        Output::Table => table::write(scan, &mut out)?,
+        Output::Json => document::write(scan, &mut out)?,
+        Output::Jsonl => document::write_lines(scan, &mut out)?,
+    }
+    out.flush()
+}
+
+fn plan(arguments: &Arguments, nodes: Vec<(Name, Vec<std::net::IpAddr>)>, expectations: &[Expectation]) -> Plan {
+    let mut ports = arguments.ports.clone();
+    if let Some(udp) = &arguments.udp {
+        ports.extend(udp);
+    }
+    let ports: Arc<[Port]> = ports.iter().collect();
+    let planned = |((name, addresses), expected): ((Name, _), &Expectation)| PlannedNode {
+        name,
+        addresses,
+        ports: Arc::clone(&ports),
+        watched: expected.ports.clone(),
+    };
+    Plan {
+        nodes: nodes.into_iter().zip(expectations).map(planned).collect(),
+        rate: arguments.rate,
+        rate_per_node: None,
+    }
+}
+
+/// What may be open on each of `nodes`, in their order.
+fn expectations<'a>(
+    arguments: &Arguments,
+    nodes: impl Iterator<Item = &'a Name> + Clone,
+    now: Timestamp,
+) -> Result<Vec<Expectation>, Failure> {
+    let today = today(now);
+    let allowlist = match &arguments.allowlist {
+        None => Allowlist::default(),
+        Some(path) => config::load_allowlist(path, nodes.clone(), today)?,
+    };
+    for warning in config::expired(&allowlist, today) {
+        tracing::warn!("{warning}");
+    }
+    let expectation = |node: &Name| {
+        let mut ports = allowlist.ports_of(Subject { node, labels: &[] }, today);
+        if let Some(allow) = &arguments.allow {
+            ports.extend(allow);
+        }
+        Expectation { node: node.clone(), ports }
+    };
+    Ok(nodes.map(expectation).collect())
+}
+
+/// This host's name.
+fn vantage() -> Name {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let local = || "local".parse().unwrap_or_else(|_| unreachable!("`local` is a name"));
+    name.trim().parse().unwrap_or_else(|_| local())
+}
+
+fn tcp_unless_said(text: &str) -> Result<PortSet, PortsError> {
+    Ok(PortSet::parse_with_default(text, Protocol::Tcp)?)
+}
+
+fn udp(text: &str) -> Result<PortSet, PortsError> {
+    config::ports_of(Protocol::Udp, text)
+}
+
+fn rate(text: &str) -> Result<NonZeroU32, String> {
+    let rate: Option<NonZeroU32> = text.parse().ok();
+    rate.filter(|rate| rate.get() <= config::MOST_RATE).ok_or_else(|| format!("use 1 to {}", config::MOST_RATE))
+}

@@ -1,0 +1,155 @@
+//! What a round did, line by line, for a person who watches it.
+
+use std::fmt;
+use std::io::Write as _;
+
+use anstyle::{AnsiColor, Style};
+use deadlight_shared::text::printable;
+use deadlight_shared::wire::{Outcome, OutcomeStatus, Report};
+use deadlight_shared::{Finding, FindingStatus, Name, Observation, PortSet, PortState};
+
+use super::written;
+use crate::assess::Assessment;
+use crate::config::Config;
+use crate::deliver::{Agent, DeliverError};
+use crate::prove::Verdict;
+use crate::round::Ending;
+use crate::sweep::{Checked, Rescan, Sweep};
+
+const ALARM: Style = AnsiColor::Red.on_default().bold();
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const DOUBT: Style = AnsiColor::Yellow.on_default().bold();
+const PLAIN: Style = Style::new().bold();
+
+/// Longest text of an agent that is shown.
+const SHOWN: usize = 300;
+
+/// Writes to standard output. Keeps silent about a reader that has gone away: the round goes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Story;
+
+impl Story {
+    pub(super) fn sweep(self, config: &Config, sweep: &Sweep, assessment: &Assessment) {
+        let tally = sweep.tally;
+        let (nodes, seconds) = (config.nodes.len(), sweep.duration.as_secs_f64());
+        let counts = format_args!("{} open, {} closed, {} filtered", tally.open, tally.closed, tally.filtered);
+        self.line(
+            PLAIN,
+            "SWEEP",
+            format_args!(
+                "{} looked at {nodes} nodes, {} targets in {seconds:.1} s: {counts}",
+                config.vantage, tally.targets
+            ),
+        );
+        for unasked in &sweep.unasked {
+            let reason = printable(&unasked.reason, SHOWN);
+            self.line(
+                DOUBT,
+                "UNKNOWN",
+                format_args!("{} {}: could not be asked: {reason}", unasked.node, unasked.address),
+            );
+        }
+        for seen in sweep.observations.iter().filter(|seen| seen.state == PortState::Unknown) {
+            let Observation { node, address, port, evidence, .. } = seen;
+            let evidence = printable(&evidence.to_string(), SHOWN);
+            self.line(DOUBT, "UNKNOWN", format_args!("{node} {address} {port}: {evidence}"));
+        }
+        for finding in assessment.findings.iter().filter(|finding| assessment.exposed.contains(&finding.id)) {
+            let Finding { node, address, first_seen, status, .. } = finding;
+            let since = match *first_seen == sweep.started {
+                true => "for the first time".to_owned(),
+                false => format!("{status}, first seen {first_seen:.0}"),
+            };
+            let port = finding.port();
+            self.line(ALARM, "OPEN", format_args!("{node} {address} {port}: not on the allowlist, {since}"));
+        }
+        for missing in &assessment.missing {
+            self.line(DOUBT, "MISSING", format_args!("{} {}: should be open and is not", missing.node, missing.port));
+        }
+    }
+
+    pub(super) fn no_report(self, node: &Name, agent: &Agent, error: &DeliverError) {
+        let chain = deadlight_shared::hint::render(error);
+        let reason = printable(chain.trim_start_matches("error: "), 2 * SHOWN);
+        self.line(
+            ALARM,
+            "AGENT",
+            format_args!("{node} ({}): no report, its findings stay open: {reason}", agent.url()),
+        );
+    }
+
+    /// The agent's answer to what is open now, or was not proven closed before.
+    pub(super) fn report(self, report: &Report, before: &Assessment) {
+        let news = |outcome: &&Outcome| {
+            let known = before.findings.iter().find(|finding| finding.id == outcome.finding);
+            known.is_some_and(|finding| finding.status != FindingStatus::Resolved)
+        };
+        for outcome in report.outcomes.iter().filter(news) {
+            let address = before.findings.iter().find(|f| f.id == outcome.finding).map(|f| f.address);
+            let address = address.map(|address| format!("{address} ")).unwrap_or_default();
+            let (node, port, status) = (&report.node, outcome.port(), outcome.status.as_str());
+            self.line(PLAIN, "CAUSE", format_args!("{node} {address}{port}: {}", outcome.cause));
+            let reason = printable(&outcome.reason, SHOWN);
+            let dropped = match outcome.dropped {
+                0 => String::new(),
+                packets => format!(" ({packets} packets dropped so far)"),
+            };
+            let style = match outcome.status {
+                OutcomeStatus::Enforced => GOOD,
+                OutcomeStatus::Observed | OutcomeStatus::Pending | OutcomeStatus::Refused => DOUBT,
+                OutcomeStatus::Failed => ALARM,
+            };
+            self.line(style, "AGENT", format_args!("{node} {address}{port}: {status}: {reason}{dropped}"));
+            for rule in &outcome.rules {
+                self.line(PLAIN, "RULE", format_args!("{node} {}", printable(rule, SHOWN)));
+            }
+        }
+        for warning in &report.warnings {
+            self.line(DOUBT, "WARNING", format_args!("{}: {}", report.node, printable(warning, SHOWN)));
+        }
+    }
+
+    pub(super) fn rescan(self, rescans: &[Rescan]) {
+        if rescans.is_empty() {
+            return;
+        }
+        let ports: PortSet = rescans.iter().flat_map(|rescan| rescan.ports.iter().copied()).collect();
+        let addresses = rescans.len();
+        self.line(PLAIN, "RESCAN", format_args!("{ports} at {addresses} addresses of the nodes concerned"));
+    }
+
+    pub(super) fn proofs(self, checked: &[Checked]) {
+        for Checked { node, address, port, verdict } in checked {
+            let target = format_args!("{node} {address} {port}");
+            match verdict {
+                Verdict::Closed(evidence) => self.line(GOOD, "PROOF", format_args!("{target} is closed: {evidence}")),
+                Verdict::StillOpen => self.line(ALARM, "NO PROOF", format_args!("{target} is still open: it answered")),
+                Verdict::Unproven(why) => self.line(DOUBT, "NO PROOF", format_args!("{target}: {why}")),
+            }
+        }
+    }
+
+    pub(super) fn ending(self, ending: &Ending) {
+        for (node, address) in &ending.blind {
+            self.line(DOUBT, "BLIND", format_args!("{node} {address}: no port answered, not even the one that must"));
+        }
+        let Ending { open, unproven, closed, unknown, .. } = ending;
+        let mut counts = format!("{closed} unexpected ports proven closed, {unproven} unproven, {open} still open");
+        if *unknown > 0 {
+            counts += &format!("; {unknown} targets could not be asked");
+        }
+        match (*open, ending.is_complete()) {
+            (0, true) if *closed == 0 => self.line(GOOD, "RESULT", format_args!("nothing unexpected is open")),
+            (0, true) => self.line(GOOD, "RESULT", format_args!("{counts}")),
+            (0, false) => self.line(DOUBT, "RESULT", format_args!("incomplete: {counts}")),
+            (_, _) => self.line(ALARM, "RESULT", format_args!("{counts}")),
+        }
+    }
+
+    fn line(self, style: Style, word: &str, text: fmt::Arguments<'_>) {
+        let mut out = anstream::stdout().lock();
+        if let Err(error) = written(writeln!(out, "{style}{word:<9}{style:#}{text}")) {
+            tracing::warn!(%error, "failed to write to standard output");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The configuration as it is written.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use deadlight_shared::tls::TlsPaths;
+use deadlight_shared::{AllowEntry, Name, Port, PortSet, Protocol};
+use jiff::SignedDuration;
+use serde::{Deserialize, Deserializer};
+
+use super::PortsError;
+
+/// `scanner.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) vantage: Vantage,
+    #[serde(default)]
+    pub(super) sweep: Sweep,
+    #[serde(default)]
+    pub(super) node: Vec<Node>,
+    #[serde(default)]
+    pub(super) allow: Vec<AllowEntry>,
+    pub(super) tls: Option<TlsPaths>,
+    #[serde(default)]
+    pub(super) store: Store,
+}
+
+/// An allowlist alone: `scan --allowlist FILE`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AllowFile {
+    pub(super) allow: Vec<AllowEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Vantage {
+    pub(super) id: Name,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Sweep {
+    #[serde(deserialize_with = "duration")]
+    pub(super) every: SignedDuration,
+    #[serde(deserialize_with = "tcp_ports")]
+    pub(super) tcp: PortSet,
+    #[serde(deserialize_with = "udp_ports")]
+    pub(super) udp: PortSet,
+    pub(super) rate: NonZeroU32,
+    pub(super) rate_per_node: NonZeroU32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Node {
+    pub(super) name: Name,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) agent: Option<String>,
+    #[serde(default)]
+    pub(super) labels: Vec<String>,
+    pub(super) control: Option<Port>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Store {
+    pub(super) file: PathBuf,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        let [tcp, udp] = ["1-65535/tcp", "53,123,161,4789,7946/udp"].map(|ports| ports.parse().unwrap_or_default());
+        let [rate, rate_per_node] = [20_000, 5_000].map(|rate| NonZeroU32::MIN.saturating_add(rate - 1));
+        Self { every: SignedDuration::from_mins(15), tcp, udp, rate, rate_per_node }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { file: "state.json".into() }
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SignedDuration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let wrong = |_| serde::de::Error::custom(format_args!("`{text}` is no duration: write for example \"15m\""));
+    text.parse().map_err(wrong)
+}
+
+fn tcp_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PortSet, D::Error> {
+    ports_of(Protocol::Tcp, &String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn udp_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PortSet, D::Error> {
+    ports_of(Protocol::Udp, &String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+/// A list of ports of one protocol, which need not be said; empty text is no port.
+fn ports_of(protocol: Protocol, text: &str) -> Result<PortSet, PortsError> {
+    if text.trim().is_empty() {
+        return Ok(PortSet::default());
+    }
+    super::ports_of(protocol, text)
+}

@@ -1,0 +1,414 @@
+//! The scanner's configuration, read and checked.
+
+mod file;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use deadlight_shared::allowlist::{AllowlistError, Subject};
+use deadlight_shared::config::{self, ConfigError as FileError};
+use deadlight_shared::port_set::PortSetError;
+use deadlight_shared::tls::TlsPaths;
+use deadlight_shared::{AllowEntry, Allowlist, Name, Port, PortSet, Protocol};
+use jiff::SignedDuration;
+use jiff::civil::Date;
+use reqwest::Url;
+
+use crate::assess::Expectation;
+
+/// The commented default, as `--print-config` shows it.
+pub const TEMPLATE: &str = include_str!("../scanner.toml");
+
+const SHORTEST_EVERY: SignedDuration = SignedDuration::from_secs(10);
+const LONGEST_EVERY: SignedDuration = SignedDuration::from_hours(24 * 30);
+/// Highest rate: more than that, and the descriptors are the limit anyway.
+pub const MOST_RATE: u32 = 1_000_000;
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of this vantage point.
+    pub vantage: Name,
+    /// From the start of one sweep to the start of the next.
+    pub every: Duration,
+    /// Ports asked at every address.
+    pub ports: PortSet,
+    /// Probes a second, all nodes together.
+    pub rate: NonZeroU32,
+    /// Probes a second at one node.
+    pub rate_per_node: NonZeroU32,
+    /// The nodes; at least one.
+    pub nodes: Vec<Node>,
+    /// What may be open.
+    pub allowlist: Allowlist,
+    /// Our certificate; there when a node has an agent.
+    pub tls: Option<TlsPaths>,
+    /// The state file.
+    pub state: PathBuf,
+}
+
+/// One node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its name.
+    pub name: Name,
+    /// Its addresses; at least one.
+    pub addresses: Vec<IpAddr>,
+    /// Its agent.
+    pub agent: Option<Url>,
+    /// Its labels.
+    pub labels: Vec<String>,
+    /// The TCP port that must answer.
+    pub control: Option<Port>,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read, or is not of the right shape.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The allowlist contradicts itself or the nodes.
+    #[error(transparent)]
+    Allowlist(#[from] AllowlistError),
+    /// `[[node]]` is missing.
+    #[error("no [[node]]: there is nothing to sweep")]
+    NoNodes,
+    /// A node without addresses.
+    #[error("node {0} has no addresses")]
+    NoAddresses(Name),
+    /// Two nodes of one name.
+    #[error("two nodes are named {0}")]
+    SameName(Name),
+    /// One address twice.
+    #[error("address {address} stands twice, the second time at node {node}")]
+    SameAddress {
+        /// The address.
+        address: IpAddr,
+        /// The later node.
+        node: Name,
+    },
+    /// An agent that cannot be reached by this text.
+    #[error("agent of node {node}: `{}` is not like https://198.51.100.11:7443", deadlight_shared::text::printable(.text, 80))]
+    AgentUrl {
+        /// The node.
+        node: Name,
+        /// What was written.
+        text: String,
+    },
+    /// A control port that silence could not be measured by.
+    #[error("control of node {node}: {port} is not a TCP port, and UDP ports need not answer")]
+    ControlUdp {
+        /// The node.
+        node: Name,
+        /// The port.
+        port: Port,
+    },
+    /// An agent, but no certificate to show it.
+    #[error("node {0} has an agent, but there is no [tls]")]
+    NoTls(Name),
+    /// `every` makes no sense.
+    #[error("[sweep] every = {0:#}: must be between 10s and 30d")]
+    Every(SignedDuration),
+    /// A rate makes no sense.
+    #[error("[sweep] {key} = {rate}: must be at most {MOST_RATE}")]
+    Rate {
+        /// Its key.
+        key: &'static str,
+        /// What was written.
+        rate: NonZeroU32,
+    },
+    /// Neither TCP nor UDP ports.
+    #[error("[sweep] has neither tcp nor udp ports")]
+    NoPorts,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`. Relative paths in it are relative to its directory.
+    pub fn load(path: &Path, today: Date) -> Result<Self, ConfigError> {
+        Self::check(config::load(path)?, path, today)
+    }
+
+    /// What may be open on each node on `today`, in the order of the nodes.
+    pub fn expectations(&self, today: Date) -> Vec<Expectation> {
+        let expectation = |node: &Node| {
+            let mut ports = node.own_ports();
+            ports.extend(&self.allowlist.ports_of(node.subject(), today));
+            Expectation { node: node.name.clone(), ports }
+        };
+        self.nodes.iter().map(expectation).collect()
+    }
+
+    /// Entries that no longer hold, as sentences.
+    pub fn expired(&self, today: Date) -> Vec<String> {
+        expired(&self.allowlist, today)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn parse(text: &str, today: Date) -> Result<Self, ConfigError> {
+        let path = Path::new("/etc/deadlight/scanner.toml");
+        Self::check(config::parse(text, path)?, path, today)
+    }
+
+    fn check(file: file::File, path: &Path, today: Date) -> Result<Self, ConfigError> {
+        let file::File { vantage, sweep, node, allow, tls, store } = file;
+        if !(SHORTEST_EVERY..=LONGEST_EVERY).contains(&sweep.every) {
+            return Err(ConfigError::Every(sweep.every));
+        }
+        for (key, rate) in [("rate", sweep.rate), ("rate_per_node", sweep.rate_per_node)] {
+            if rate.get() > MOST_RATE {
+                return Err(ConfigError::Rate { key, rate });
+            }
+        }
+        let mut ports = sweep.tcp;
+        ports.extend(&sweep.udp);
+        if ports.is_empty() {
+            return Err(ConfigError::NoPorts);
+        }
+        let nodes = node.into_iter().map(checked_node).collect::<Result<Vec<_>, _>>()?;
+        check_nodes(&nodes)?;
+        if let (None, Some(node)) = (&tls, nodes.iter().find(|node| node.agent.is_some())) {
+            return Err(ConfigError::NoTls(node.name.clone()));
+        }
+        let allowlist = Allowlist::new(allow);
+        let subjects: Vec<_> = nodes.iter().map(Node::subject).collect();
+        allowlist.check(&subjects, today)?;
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let tls = tls.map(|TlsPaths { ca, certificate, key }| TlsPaths {
+            ca: directory.join(ca),
+            certificate: directory.join(certificate),
+            key: directory.join(key),
+        });
+        Ok(Self {
+            vantage: vantage.id,
+            every: sweep.every.unsigned_abs(),
+            ports,
+            rate: sweep.rate,
+            rate_per_node: sweep.rate_per_node,
+            allowlist,
+            tls,
+            state: directory.join(store.file),
+            nodes,
+        })
+    }
+}
+
+impl Node {
+    /// The node as the allowlist sees it.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject { node: &self.name, labels: &self.labels }
+    }
+
+    /// The TCP port that must answer: the configured one, or the agent's.
+    pub fn control_port(&self) -> Option<Port> {
+        self.control.or_else(|| self.agent_port())
+    }
+
+    /// What may be open although no entry says so: the agent and the control port.
+    pub fn own_ports(&self) -> PortSet {
+        self.control.into_iter().chain(self.agent_port()).collect()
+    }
+
+    fn agent_port(&self) -> Option<Port> {
+        Port::new(Protocol::Tcp, self.agent.as_ref()?.port_or_known_default()?)
+    }
+}
+
+/// Reads an allowlist alone, for nodes that it need not know.
+pub fn load_allowlist<'a>(
+    path: &Path,
+    nodes: impl Iterator<Item = &'a Name>,
+    today: Date,
+) -> Result<Allowlist, ConfigError> {
+    let file: file::AllowFile = config::load(path)?;
+    let named = file.allow.iter().flat_map(|entry: &AllowEntry| &entry.nodes).filter_map(|name| name.parse().ok());
+    let known: BTreeSet<Name> = nodes.cloned().chain(named).collect();
+    let subjects: Vec<_> = known.iter().map(|node| Subject { node, labels: &[] }).collect();
+    let allowlist = Allowlist::new(file.allow);
+    allowlist.check(&subjects, today)?;
+    Ok(allowlist)
+}
+
+/// Entries of `allowlist` that no longer hold, as sentences.
+pub fn expired(allowlist: &Allowlist, today: Date) -> Vec<String> {
+    let sentence = |(position, entry): (usize, &AllowEntry)| {
+        let since = entry.expires.map(|day| day.to_string()).unwrap_or_default();
+        format!("[[allow]] entry {position} ({}) expired on {since} and no longer holds", entry.ports)
+    };
+    allowlist.expired(today).map(sentence).collect()
+}
+
+/// Why a text is no list of ports of one protocol.
+#[derive(Debug, thiserror::Error)]
+pub enum PortsError {
+    /// No list of ports at all.
+    #[error(transparent)]
+    List(#[from] PortSetError),
+    /// Ports of the other protocol.
+    #[error("`{0}` has other than {1} ports")]
+    Foreign(PortSet, Protocol),
+}
+
+/// A list of ports in which `protocol` need not be said, and nothing else may be.
+pub fn ports_of(protocol: Protocol, text: &str) -> Result<PortSet, PortsError> {
+    let ports = PortSet::parse_with_default(text, protocol)?;
+    let pure = ports.iter().all(|port| port.protocol == protocol);
+    match pure {
+        true => Ok(ports),
+        false => Err(PortsError::Foreign(ports, protocol)),
+    }
+}
+
+fn checked_node(node: file::Node) -> Result<Node, ConfigError> {
+    let file::Node { name, addresses, agent, labels, control } = node;
+    if let Some(port) = control.filter(|port| port.protocol != Protocol::Tcp) {
+        return Err(ConfigError::ControlUdp { node: name, port });
+    }
+    let agent = match agent {
+        None => None,
+        Some(text) => Some(agent_url(&text).ok_or_else(|| ConfigError::AgentUrl { node: name.clone(), text })?),
+    };
+    match addresses.is_empty() {
+        true => Err(ConfigError::NoAddresses(name)),
+        false => Ok(Node { name, addresses, agent, labels, control }),
+    }
+}
+
+/// An https URL with a port and nothing behind it.
+fn agent_url(text: &str) -> Option<Url> {
+    let authority = text.strip_prefix("https://")?;
+    let (_, port) = authority.strip_suffix('/').unwrap_or(authority).rsplit_once(':')?;
+    let url: Url = text.parse().ok()?;
+    let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    (plain && port.parse() == Ok(url.port_or_known_default()?) && url.path() == "/").then_some(url)
+}
+
+fn check_nodes(nodes: &[Node]) -> Result<(), ConfigError> {
+    if nodes.is_empty() {
+        return Err(ConfigError::NoNodes);
+    }
+    let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+    for node in nodes {
+        if !names.insert(&node.name) {
+            return Err(ConfigError::SameName(node.name.clone()));
+        }
+        if let Some(address) = node.addresses.iter().find(|address| !addresses.insert(**address)) {
+            return Err(ConfigError::SameAddress { address: *address, node: node.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::civil::date;
+
+    const TODAY: Date = date(2026, 11, 23);
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, TODAY)
+    }
+
+    fn error(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
+    }
+
+    /// The template with every commented-out default switched on.
+    fn uncommented() -> String {
+        let is_key = |line: &str| {
+            line.strip_prefix("# ").is_some_and(|rest| {
+                rest.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+            })
+        };
+        TEMPLATE.lines().map(|line| if is_key(line) { &line[2..] } else { line }).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_template_reads_and_shows_the_defaults() {
+        let plain = parse(TEMPLATE).unwrap();
+        let full = parse(&uncommented()).unwrap();
+        assert_eq!(plain.every, Duration::from_secs(900));
+        assert_eq!((plain.every, plain.rate, plain.rate_per_node), (full.every, full.rate, full.rate_per_node));
+        assert_eq!((&plain.ports, &plain.state), (&full.ports, &full.state));
+        assert_eq!(plain.state, Path::new("/etc/deadlight/state.json"));
+        assert_eq!(plain.tls.unwrap().ca, Path::new("/etc/deadlight/pki/ca.crt"));
+        assert_eq!(plain.nodes[0].control_port(), "7443/tcp".parse().ok());
+        assert_eq!(full.nodes[0].control_port(), "22/tcp".parse().ok());
+        assert_eq!(full.nodes[0].own_ports().to_string(), "22/tcp,7443/tcp");
+    }
+
+    #[test]
+    fn refuses_by_line_and_nearest_key() {
+        let text = error(&TEMPLATE.replace("[sweep]", "[sweep]\nrat = 5"));
+        assert!(text.starts_with("/etc/deadlight/scanner.toml, line 9: unknown field `rat`"), "{text}");
+        assert!(text.ends_with("did you mean `rate`?"), "{text}");
+        for (key, value, wanted) in [
+            ("tcp", "\"443-80\"", "`tcp`: range 443-80 runs backwards"),
+            ("tcp", "\"0\"", "port 0 is out of range"),
+            ("udp", "\"65536\"", "port 65536 is out of range"),
+            ("udp", "\"80/tcp\"", "`80/tcp` has other than udp ports"),
+            ("every", "\"soon\"", "`every`: `soon` is no duration"),
+            ("rate", "0", "nonzero"),
+        ] {
+            let text = error(&TEMPLATE.replace("[sweep]", &format!("[sweep]\n{key} = {value}")));
+            assert!(text.contains("line 9") && text.contains(wanted), "{key} = {value}: {text}");
+        }
+        for later in ["[web]\nlisten = \"127.0.0.1:7480\"\n", "[[alert]]\nkind = \"webhook\"\n"] {
+            assert!(error(&format!("{TEMPLATE}\n{later}")).contains("unknown field"), "{later}");
+        }
+        assert!(error(&format!("{TEMPLATE}\nurl = \"sqlite:x\"")).contains("unknown field `url`"));
+    }
+
+    #[test]
+    fn refuses_what_contradicts_itself() {
+        let second = "[[node]]\nname = \"n2\"\naddresses = [\"198.51.100.12\"]\n";
+        let with = |node: &str| format!("{TEMPLATE}\n{node}");
+        assert!(parse(&with(second)).is_ok());
+        assert_eq!(error(&with(&second.replace("n2", "n1"))), "two nodes are named n1");
+        let text = error(&with(&second.replace("100.12", "100.11")));
+        assert_eq!(text, "address 198.51.100.11 stands twice, the second time at node n2");
+        assert_eq!(error(&with(&second.replace("\"198.51.100.12\"", ""))), "node n2 has no addresses");
+        let text = error(&with(&format!("{second}control = \"53/udp\"")));
+        assert!(text.contains("53/udp is not a TCP port"), "{text}");
+        assert_eq!(error("[vantage]\nid = \"a\""), "no [[node]]: there is nothing to sweep");
+        assert!(error(&uncommented().replace("\"15m\"", "\"1s\"")).contains("between 10s and 30d"));
+        assert!(error(&uncommented().replace("20000", "2000000")).contains("rate = 2000000: must be at most"));
+        let no_tls = TEMPLATE.split("[tls]").next().unwrap();
+        assert_eq!(error(no_tls), "node n1 has an agent, but there is no [tls]");
+        let overlap = TEMPLATE
+            .replace("[tls]", "[[allow]]\nports = \"443/tcp\"\nnodes = [\"n1\"]\nowner = \"x\"\nreason = \"y\"\n[tls]");
+        assert!(error(&overlap).contains("entries 1 and 2 overlap: both cover 443/tcp on n1"));
+    }
+
+    #[test]
+    fn an_agent_is_an_https_url_with_a_port() {
+        for good in ["https://198.51.100.11:7443", "https://[2001:db8::1]:7443/", "https://n1.example.net:443"] {
+            assert!(agent_url(good).is_some(), "{good}");
+        }
+        for bad in [
+            "http://198.51.100.11:7443",
+            "https://198.51.100.11",
+            "https://[2001:db8::1]",
+            "https://n1:0x50",
+            "https://n1:7443/v1",
+            "https://user@n1:7443",
+            "https://n1:7443?x=1",
+            "198.51.100.11:7443",
+            "https://n1:99999",
+        ] {
+            assert!(agent_url(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_expired_entry_is_named_but_not_refused() {
+        let text = TEMPLATE.replace("# expires = 2027-01-31", "expires = 2026-01-31");
+        let config = parse(&text).unwrap();
+        let wanted = "[[allow]] entry 1 (80/tcp,443/tcp) expired on 2026-01-31 and no longer holds";
+        assert_eq!(config.expired(TODAY), [wanted]);
+    }
+}

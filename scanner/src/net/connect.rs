@@ -1,0 +1,27 @@
+//! One TCP handshake by the kernel.
+
+use std::time::Duration;
+
+use socket2::Socket;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::probe::{Outcome, failed_here, refused_by_network};
+
+/// Waits at most `limit` for the handshake of `socket`. Dropping it closes it: with FIN when it
+/// was answered, silently when not.
+pub(super) async fn outcome(socket: Socket, limit: Duration) -> Outcome {
+    let stream = match TcpStream::from_std(socket.into()) {
+        Ok(stream) => stream,
+        Err(error) => return failed_here(&error),
+    };
+    match timeout(limit, stream.writable()).await {
+        Err(_) => Outcome::Silent,
+        Ok(Err(error)) => failed_here(&error),
+        Ok(Ok(())) => match stream.take_error() {
+            Ok(None) => Outcome::Answered { own_host: false },
+            Ok(Some(error)) => refused_by_network(&error),
+            Err(error) => failed_here(&error),
+        },
+    }
+}

@@ -1,0 +1,58 @@
+//! How a round ended.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use deadlight_shared::{FindingStatus, Name};
+
+use crate::assess::Assessment;
+use crate::config::Config;
+use crate::sweep::Sweep;
+
+/// Counts over the findings of a round, and what it could not see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ending {
+    /// Unexpected ports that are open, or not shown to be anything else.
+    pub open: usize,
+    /// Closed by an agent or gone by themselves, without a proof.
+    pub unproven: usize,
+    /// Proven closed, in this round or an earlier one.
+    pub closed: usize,
+    /// Targets that could not be asked.
+    pub unknown: u64,
+    /// Addresses that answered nothing at all, although their control port must.
+    pub blind: Vec<(Name, IpAddr)>,
+}
+
+/// Sums up a round over the nodes of `config`.
+pub fn ending(config: &Config, sweep: &Sweep, assessment: &Assessment) -> Ending {
+    let targets: BTreeSet<(&Name, IpAddr)> =
+        config.nodes.iter().flat_map(|node| node.addresses.iter().map(|address| (&node.name, *address))).collect();
+    let mut ending = Ending { unknown: sweep.tally.unknown, blind: blind(config, sweep), ..Ending::default() };
+    for finding in assessment.findings.iter().filter(|finding| targets.contains(&(&finding.node, finding.address))) {
+        match finding.status {
+            FindingStatus::Accepted => {}
+            FindingStatus::Resolved => ending.closed += 1,
+            FindingStatus::Enforced => ending.unproven += 1,
+            _ if assessment.exposed.contains(&finding.id) => ending.open += 1,
+            _ => ending.unproven += 1,
+        }
+    }
+    ending
+}
+
+impl Ending {
+    /// Whether everything was seen and everything that should be is proven closed.
+    pub fn is_complete(&self) -> bool {
+        self.unproven == 0 && self.unknown == 0 && self.blind.is_empty()
+    }
+}
+
+/// Addresses that were asked and never answered, on nodes with a port that must.
+fn blind(config: &Config, sweep: &Sweep) -> Vec<(Name, IpAddr)> {
+    let silent = |address: &&IpAddr| {
+        !sweep.heard.contains(address) && !sweep.unasked.iter().any(|unasked| unasked.address == **address)
+    };
+    let nodes = config.nodes.iter().filter(|node| node.control_port().is_some());
+    nodes.flat_map(|node| node.addresses.iter().filter(silent).map(|address| (node.name.clone(), *address))).collect()
+}

@@ -1,0 +1,164 @@
+//! What a scanner remembers between sweeps: one JSON file, replaced whole.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use deadlight_shared::wire::OrderMark;
+use deadlight_shared::{Finding, file};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+const SCHEMA: &str = "deadlight.state/v1";
+
+/// The state file, and what is in it.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    state: State,
+}
+
+/// Why the state cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file is there and cannot be read.
+    #[error("failed to read the state file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not what we wrote.
+    #[error("the state file {} is damaged", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The file is of another version.
+    #[error("the state file {} is not {SCHEMA}", path.display())]
+    Schema {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file cannot be replaced.
+    #[error("failed to write the state file {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    schema: String,
+    epoch: u64,
+    sequence: u64,
+    findings: Vec<Finding>,
+}
+
+impl Store {
+    /// Reads the state from `path`. Without a file, a new epoch begins: `now` in seconds, which is
+    /// higher than every epoch before.
+    pub fn open(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let epoch = u64::try_from(now.as_second()).unwrap_or(0);
+                let state = State { schema: SCHEMA.to_owned(), epoch, sequence: 0, findings: Vec::new() };
+                return Ok(Self { path, state });
+            }
+            Err(source) => return Err(StoreError::Read { path, source }),
+        };
+        match serde_json::from_slice::<State>(&bytes) {
+            Ok(state) if state.schema == SCHEMA => Ok(Self { path, state }),
+            Ok(_) => Err(StoreError::Schema { path }),
+            Err(source) => Err(StoreError::Damaged { path, source }),
+        }
+    }
+
+    /// The findings of all sweeps so far.
+    pub fn findings(&self) -> &[Finding] {
+        &self.state.findings
+    }
+
+    /// Replaces the findings, on disk as well.
+    pub fn keep(&mut self, findings: Vec<Finding>) -> Result<(), StoreError> {
+        self.state.findings = findings;
+        self.save()
+    }
+
+    /// The mark of the next order. It is on disk before it is handed out, so that a crash never
+    /// gives two orders the same one.
+    pub fn next_mark(&mut self) -> Result<OrderMark, StoreError> {
+        self.state.sequence += 1;
+        self.save()?;
+        Ok(OrderMark { epoch: self.state.epoch, sequence: self.state.sequence })
+    }
+
+    fn save(&self) -> Result<(), StoreError> {
+        let write = |source| StoreError::Write { path: self.path.clone(), source };
+        let mut bytes = serde_json::to_vec_pretty(&self.state).map_err(|error| write(error.into()))?;
+        bytes.push(b'\n');
+        file::replace(&self.path, &bytes, 0o600).map_err(write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use deadlight_shared::FindingId;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn remembers_findings_and_never_repeats_a_mark() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        let mut store = Store::open(&path, at(1_000)).unwrap();
+        assert_eq!(store.next_mark().unwrap(), OrderMark { epoch: 1_000, sequence: 1 });
+        let (node, address, port) = ("n1".parse().unwrap(), "192.0.2.1".parse().unwrap(), "8080/tcp".parse().unwrap());
+        let id = FindingId::of(&node, address, port);
+        let finding = crate::assess::first_seen(&id, node, address, port, at(1_001));
+        store.keep(vec![finding.clone()]).unwrap();
+        let mut store = Store::open(&path, at(2_000)).unwrap();
+        assert_eq!(store.findings(), [finding]);
+        assert_eq!(store.next_mark().unwrap(), OrderMark { epoch: 1_000, sequence: 2 });
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_and_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        for (bytes, wanted) in [
+            ("", "is damaged"),
+            ("{\"schema\":", "is damaged"),
+            (
+                "{\"schema\":\"deadlight.state/v9\",\"epoch\":1,\"sequence\":1,\"findings\":[]}",
+                "is not deadlight.state/v1",
+            ),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = Store::open(&path, at(1)).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_named() {
+        let mut store = Store::open(Path::new("/nonexistent/state.json"), at(1)).unwrap();
+        let error = store.next_mark().unwrap_err().to_string();
+        assert_eq!(error, "failed to write the state file /nonexistent/state.json");
+    }
+}
