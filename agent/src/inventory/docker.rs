@@ -1,7 +1,7 @@
 //! What Docker says about networks, services and containers. Never waited for long, never needed
 //! to close a port.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -93,8 +93,10 @@ async fn ask(docker: &Docker) -> Result<DockerFacts, bollard::errors::Error> {
     let containers = docker.list_containers(None::<ListContainersOptions>).await?;
     // Workers and engines outside a swarm refuse this one; that is an answer too.
     let services = docker.list_services(None::<ListServicesOptions>).await.ok();
+    // In one order, whatever Docker's, so that rules made from them do not change by themselves.
+    let subnets: BTreeSet<IpNet> = networks.iter().flat_map(bridge_subnets).collect();
     Ok(DockerFacts {
-        subnets: networks.iter().flat_map(bridge_subnets).collect(),
+        subnets: subnets.into_iter().collect(),
         services: services.map(|services| services.into_iter().map(service).collect()),
         containers: containers.into_iter().map(container).collect(),
     })

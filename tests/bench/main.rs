@@ -1,0 +1,37 @@
+//! `make bench`: figures beside a peer's, measured in the same run and the same lab.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
+
+mod order;
+mod scan;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+fn main() -> Result<()> {
+    deadlight_tests::netns::sweep_stale()?;
+    println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
+    order::measure()?;
+    scan::measure()
+}
+
+fn row(what: &str, ours: Duration, peer: Option<(&str, Duration)>) {
+    let ours_text = milliseconds(ours);
+    match peer {
+        Some((name, peer)) => {
+            let ratio = ours.as_secs_f64() / peer.as_secs_f64();
+            println!("| {what} | {ours_text} | {name}: {} | {ratio:.2} |", milliseconds(peer));
+        }
+        None => println!("| {what} | {ours_text} | | |"),
+    }
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+}
+
+/// The value below which `percent` of `sorted` lie.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted[(sorted.len() - 1) * percent / 100]
+}

@@ -1,0 +1,114 @@
+//! `make demo`: the whole loop on a throw-away node with a real dockerd, told in plain words.
+
+use std::process::{Command, Stdio};
+
+use anstyle::{AnsiColor, Style};
+use anyhow::{Context, Result, ensure};
+use deadlight_tests::{
+    answer::{Answer, tcp_answer},
+    deployment::{Deployment, Settings},
+    docker_rules::{Backend, ForwardPolicy},
+    dockerd::Dockerd,
+    lab::{Family, INGRESS, Wire},
+    netns::sweep_stale,
+    programs,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+const TITLE: Style = AnsiColor::Cyan.on_default().bold();
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const DIM: Style = Style::new().dimmed();
+const ALLOW: &str = "80,2377,7946/tcp";
+
+fn main() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _context = runtime.enter();
+    // With handlers in place an interrupt ends the program under way, whose failure ends the demo
+    // through its clean-up, instead of ending the demo before it.
+    let _interrupt = signal(SignalKind::interrupt())?;
+    let _terminate = signal(SignalKind::terminate())?;
+    sweep_stale()?;
+    tell()?;
+    anstream::println!("\n{GOOD}Done.{GOOD:#} Everything above happened in network namespaces that are gone now.");
+    Ok(())
+}
+
+fn tell() -> Result<()> {
+    title("A node, a real dockerd in swarm mode, and a service nobody meant to publish");
+    let wire = Wire::new()?;
+    let mut dockerd = Dockerd::start(&wire, Backend::Nft, ForwardPolicy::Drop)?;
+    say("docker service create --name stats --publish 8080:80 …");
+    dockerd.create_service("stats", INGRESS)?;
+    say("docker service create --name web --publish 80:80 …      (this one is meant to be public)");
+    dockerd.create_service("web", 80)?;
+    stranger(&wire, "before")?;
+
+    title("1. From outside: what is open that should not be?");
+    let mut scan = programs::scanner(&wire.inet)?;
+    scan.args(["scan", "198.51.100.11", "2001:db8:51::11", "--ports", "1-10000", "--allow", ALLOW]);
+    show(&mut scan, "deadlight-scanner", 1)?;
+
+    title("2. On the node: the agent starts, and can say why");
+    let docker_socket = dockerd.socket();
+    let deployment = Deployment::new(&Settings { allow: ALLOW, docker_socket: &docker_socket, ..Settings::default() })?;
+    let agent = deployment.start_agent(&wire)?;
+    on_node(&deployment, &wire, &["explain", "8080/tcp", "--address", "198.51.100.11"], 0)?;
+
+    title("3. The loop: found, explained, closed, proven closed");
+    let mut once = programs::scanner(&wire.inet)?;
+    once.args(["run", "--once", "--config"]).arg(deployment.path("scanner.toml"));
+    show(&mut once, "deadlight-scanner", 0)?;
+    stranger(&wire, "after")?;
+
+    title("4. Docker puts its wide rule back. It does not matter");
+    say("docker service update --force stats      (dockerd inserts its ACCEPT for the whole world again)");
+    dockerd.update_force("stats")?;
+    stranger(&wire, "after the update")?;
+
+    title("5. And it can be undone without a trace");
+    on_node(&deployment, &wire, &["revert", "--all"], 0)?;
+    drop(agent);
+    Ok(())
+}
+
+/// What somebody on the internet gets from the two services.
+fn stranger(wire: &Wire, when: &str) -> Result<()> {
+    for (family, port) in [(Family::V4, INGRESS), (Family::V6, INGRESS), (Family::V4, 80)] {
+        let answer = tcp_answer(&wire.inet, family.node(port))?;
+        let expected = port == 80 || when == "before";
+        let open = matches!(answer, Answer::Data | Answer::OpenNoData);
+        ensure!(open == expected, "{when}: {port}/tcp over {family} answers {answer:?}");
+        let (style, word) = match (open, port) {
+            (true, 80) => (GOOD, "open, as it should be"),
+            (true, _) => (BAD, "OPEN to the whole internet"),
+            (false, _) => (GOOD, "silent"),
+        };
+        anstream::println!("   a stranger asks for {port}/tcp over {family}: {style}{word}{style:#}");
+    }
+    Ok(())
+}
+
+fn on_node(deployment: &Deployment, wire: &Wire, words: &[&str], expected: i32) -> Result<()> {
+    let mut agent = programs::agent(&wire.node)?;
+    agent.args(words).arg("--config").arg(deployment.path("agent.toml"));
+    show(&mut agent, "deadlight-agent", expected)
+}
+
+/// Runs a program with its output on ours.
+fn show(command: &mut Command, name: &str, expected: i32) -> Result<()> {
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+    let from = words.iter().position(|word| word.ends_with(name)).map_or(0, |program| program + 1);
+    say(&format!("{name} {}", words[from..].join(" ")));
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("start {name}"))?;
+    ensure!(status.code() == Some(expected), "{name} ended with {status}, not with {expected}");
+    Ok(())
+}
+
+fn title(text: &str) {
+    anstream::println!("\n{TITLE}{text}{TITLE:#}");
+}
+
+fn say(command: &str) {
+    anstream::println!("   {DIM}$ {command}{DIM:#}");
+}
