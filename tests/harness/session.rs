@@ -25,6 +25,7 @@ const OBSERVED: Duration = Duration::from_secs(1);
 /// A client of a [`Server`] that sends and receives each beat until dropped.
 #[derive(Debug)]
 pub struct Session {
+    name: String,
     to_server: Arc<Tally>,
     to_client: Arc<Tally>,
     stop: Arc<AtomicBool>,
@@ -36,7 +37,9 @@ impl Session {
     pub fn tcp(namespace: &Netns, address: SocketAddr, server: &Server) -> Result<Self> {
         let mut stream =
             namespace.enter(|| TcpStream::connect(address).with_context(|| format!("connect to {address}")))?;
-        Self::flowing(server, move |received, stop| push_and_count(&mut stream, received, stop))
+        Self::flowing(format!("{address}/tcp"), server, move |received, stop| {
+            push_and_count(&mut stream, received, stop)
+        })
     }
 
     /// The same over UDP.
@@ -47,7 +50,7 @@ impl Session {
             Ok(socket)
         })?;
         socket.set_read_timeout(Some(BEAT))?;
-        Self::flowing(server, move |received, stop| {
+        Self::flowing(format!("{address}/udp"), server, move |received, stop| {
             while !stop.load(Ordering::SeqCst) {
                 // A rejecting guard shows up here as an error; a client that tries on is the harder case.
                 socket.send(SUBSCRIBE).ok();
@@ -65,7 +68,12 @@ impl Session {
         thread::sleep((deadline + OBSERVED).saturating_duration_since(Instant::now()));
         for (direction, tally) in [("server", &self.to_server), ("client", &self.to_client)] {
             let late = tally.last().map_or(Duration::ZERO, |last| last.saturating_duration_since(deadline));
-            ensure!(late.is_zero(), "the {direction} still received data {:?} after the closing", within + late);
+            ensure!(
+                late.is_zero(),
+                "{}: the {direction} received data {:?} after the closing",
+                self.name,
+                within + late
+            );
         }
         Ok(())
     }
@@ -80,13 +88,13 @@ impl Session {
         })
     }
 
-    fn flowing(server: &Server, talk: impl FnOnce(&Tally, &AtomicBool) + Send + 'static) -> Result<Self> {
+    fn flowing(name: String, server: &Server, talk: impl FnOnce(&Tally, &AtomicBool) + Send + 'static) -> Result<Self> {
         let (to_client, stop) = <(Arc<Tally>, Arc<AtomicBool>)>::default();
         let thread = thread::spawn({
             let (to_client, stop) = (Arc::clone(&to_client), Arc::clone(&stop));
             move || talk(&to_client, &stop)
         });
-        let session = Self { to_server: server.received(), to_client, stop, thread: Some(thread) };
+        let session = Self { name, to_server: server.received(), to_client, stop, thread: Some(thread) };
         session.ensure_flowing()?;
         Ok(session)
     }
