@@ -6,6 +6,7 @@ mod docker_socket;
 mod expect;
 mod harden;
 mod lab_is_true;
+mod node_faults;
 mod outbound;
 mod real_docker;
 mod reinsert;
