@@ -23,6 +23,7 @@ lint:
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo fetch --locked --quiet
 	cargo deny --offline check bans licenses sources
 
 build:
