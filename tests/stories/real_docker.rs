@@ -117,6 +117,8 @@ fn the_loop_closes_and_stays_closed(backend: Backend, family: Family) -> Result<
     }
     expect::closed(&wire, &[(family, RUN)])?;
 
+    let open = SynWatch::start(&wire.inet, family.scanner(), family.node(ALLOWED))?.observe(50)?;
+    ensure!(open.answered > 40, "the watch must see an open port: {open:?}");
     let watch = SynWatch::start(&wire.inet, family.scanner(), family.node(INGRESS))?;
     dockerd.update_force("stats")?;
     watch.observe(100)?;
