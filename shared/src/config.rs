@@ -60,8 +60,8 @@ fn nearest_known(message: &str) -> Option<&str> {
     let mut words = list.split('`').skip(1).step_by(2);
     let unknown = words.next()?;
     words
-        .map(|known| (strsim::jaro_winkler(unknown, known), known))
-        .filter(|(likeness, _)| *likeness > 0.7)
+        .map(|known| (strsim::normalized_damerau_levenshtein(unknown, known), known))
+        .filter(|(likeness, _)| *likeness > 0.6)
         .max_by(|one, other| one.0.total_cmp(&other.0))
         .map(|(_, known)| known)
 }
@@ -96,6 +96,7 @@ mod tests {
         let text = error("mode = \"observe\"\n\nlisen = \"x\"\n");
         assert!(text.starts_with("agent.toml, line 3: unknown field `lisen`"), "{text}");
         assert!(text.ends_with("did you mean `listen`?"), "{text}");
+        assert!(error("mdoe = \"observe\"\n").ends_with("did you mean `mode`?"), "letters in another order");
         let text = error("mode = \"enforced\"\n");
         assert!(text.contains("line 1") && text.ends_with("did you mean `enforce`?"), "{text}");
         let text = error("mode = \"observe\"\nlisten = 7\n");

@@ -1,0 +1,143 @@
+//! Every refusal: message, exit status, and that nothing changed.
+
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::program::{Deployment, contents, run};
+
+#[test]
+fn ports_are_refused_by_name() {
+    for (ports, wanted) in [
+        ("0", "port 0 is out of range"),
+        ("65536", "port 65536 is out of range"),
+        ("443-80", "range 443-80 runs backwards"),
+        ("80/sctp", "unknown protocol `sctp`"),
+        ("http", "`http` is not a port number"),
+        ("80,80", "80/tcp overlaps"),
+    ] {
+        run(&["scan", "127.0.0.1", "--ports", ports]).expect(2, &["--ports", wanted]);
+    }
+    run(&["scan", "127.0.0.1", "--udp", "80/tcp"]).expect(2, &["`80/tcp` has other than udp ports"]);
+    run(&["scan", "127.0.0.1", "--allow", "22"]).expect(2, &["write 22/tcp or 22/udp"]);
+    run(&["scan", "127.0.0.1", "--rate", "0"]).expect(2, &["use 1 to 1000000"]);
+    run(&["scan", "127.0.0.1", "--method", "syn"]).expect(2, &["possible values: auto, connect"]);
+}
+
+#[test]
+fn targets_are_refused_by_name() {
+    run(&["scan", "10.0.0.0/8"]).expect(2, &["10.0.0.0/8 holds more than 4096 addresses"]);
+    run(&["scan", "127.0.0.300"]).expect(2, &["`127.0.0.300` is neither an address nor a CIDR block"]);
+    run(&["scan"]).expect(2, &["<TARGET>"]);
+    run(&[]).expect(2, &["Usage"]);
+}
+
+#[test]
+fn an_allowlist_is_refused_by_entry() {
+    let deployment = Deployment::new(&[]);
+    let path = deployment.path("allow.toml");
+    let scan = |text: &str| {
+        fs::write(&path, text).unwrap();
+        run(&["scan", "127.0.0.1", "--ports", "1", "--allowlist", path.to_str().unwrap()])
+    };
+    let entry = "[[allow]]\nports = \"80/tcp\"\nnodes = [\"*\"]\nowner = \"web\"\nreason = \"site\"\n";
+    scan(&entry.repeat(2)).expect(2, &["entries 1 and 2 overlap: both cover 80/tcp"]);
+    scan(&entry.replace("owner", "ownr")).expect(2, &["line 4: unknown field `ownr`", "did you mean `owner`?"]);
+    scan(&entry.replace("80/tcp", "80")).expect(2, &["line 2: `ports`: `80` names no protocol"]);
+    let expired = format!("{entry}expires = 2020-01-01\n");
+    scan(&expired).expect(0, &["[[allow]] entry 1 (80/tcp) expired on 2020-01-01 and no longer holds"]);
+}
+
+#[test]
+fn a_configuration_is_refused_by_line_and_nearest_key() {
+    let deployment = Deployment::new(&["n1"]);
+    deployment.configure(&[1], "agent = \"https://127.0.0.1:7443\"");
+    deployment.run(&["check-config"]).expect(0, &[]);
+    let good = fs::read_to_string(deployment.path("scanner.toml")).unwrap();
+    let before = contents(deployment.path("").as_path()).len();
+    for (from, to, wanted) in [
+        ("udp =", "upd =", &["line 5: unknown field `upd`", "did you mean `udp`?"] as &[_]),
+        ("udp = \"\"", "udp = \"0\"", &["line 5: `udp`: port 0 is out of range"]),
+        ("tcp = \"1\"", "tcp = \"443-80\"", &["line 4: `tcp`: range 443-80 runs backwards"]),
+        ("https://", "http://", &["agent of node n1: `http://127.0.0.1:7443` is not like"]),
+        ("\"office-a\"", "\"office/a\"", &["line 2: `id`: `office/a` is not a name"]),
+        ("\"office-a\"", "\"office-b\"", &["spiffe://deadlight/scanner/office-a, but [vantage] id is office-b"]),
+        ("[tls]", "[web]\n[tls]", &["unknown field `web`"]),
+        ("[tls]", "[store]\nurl = \"sqlite:x\"\n[tls]", &["unknown field `url`"]),
+        ("ca.crt", "no.crt", &["no.crt", "hint: deadlight-scanner pki issue-scanner office-a"]),
+    ] {
+        deployment.write(&good.replacen(from, to, 1));
+        for words in [&["check-config"] as &[_], &["run", "--once"]] {
+            let ended = deployment.run(words).expect(2, wanted);
+            assert_eq!(ended.stdout, "");
+        }
+    }
+    assert_eq!(contents(deployment.path("").as_path()).len(), before, "no state file was begun");
+    run(&["check-config", "--config", "/nonexistent.toml"]).expect(2, &["failed to read /nonexistent.toml", "hint:"]);
+}
+
+#[test]
+fn the_printed_configuration_is_a_good_one() {
+    let printed = run(&["--print-config"]).expect(0, &[]);
+    let deployment = Deployment::new(&[]);
+    deployment.write(&printed.stdout.replace("pki/", ""));
+    deployment.run(&["check-config"]).expect(0, &[]);
+}
+
+#[test]
+fn a_key_that_others_may_read_or_that_is_missing_is_refused() {
+    let deployment = Deployment::new(&["n1"]);
+    deployment.configure(&[1], "agent = \"https://127.0.0.1:7443\"");
+    let key = deployment.path("scanner-office-a.key");
+    fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
+    let hint = format!("hint: chmod 600 {}", key.display());
+    deployment.run(&["run", "--once"]).expect(2, &["is readable by others (mode 640)", &hint]);
+    fs::remove_file(&key).unwrap();
+    deployment.run(&["run", "--once"]).expect(2, &["failed to look at", "hint: deadlight-scanner pki issue-scanner"]);
+}
+
+#[test]
+fn the_pki_overwrites_nothing() {
+    let deployment = Deployment::new(&["n1"]);
+    let before = contents(deployment.path("").as_path());
+    for words in [["init"].as_slice(), &["issue-scanner", "office-a"], &["issue-agent", "n1"]] {
+        deployment.pki(words).expect(2, &["is there already, nothing was written", "hint:"]);
+    }
+    deployment.pki(&["issue-agent", "../n2"]).expect(2, &["`../n2` is not a name"]);
+    deployment.pki(&["issue-agent", "n2", "--days", "0"]).expect(2, &["--days"]);
+    assert_eq!(contents(deployment.path("").as_path()), before);
+    let missing = deployment.path("nowhere");
+    let dir = missing.to_str().unwrap();
+    run(&["pki", "issue-agent", "n1", "--dir", dir]).expect(2, &["ca.crt", "hint: make the CA first"]);
+    assert!(!missing.exists());
+}
+
+#[test]
+fn a_damaged_state_is_refused_and_stays() {
+    let deployment = Deployment::new(&[]);
+    deployment.configure(&[1], "");
+    fs::write(deployment.path("state.json"), "{\"schema\":").unwrap();
+    let before = contents(deployment.path("").as_path());
+    deployment.run(&["run", "--once"]).expect(2, &["state.json is damaged", "hint: restore it"]);
+    assert_eq!(contents(deployment.path("").as_path()), before);
+}
+
+#[test]
+fn an_agent_that_cannot_be_reached_leaves_its_findings_open() {
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = open.local_addr().unwrap().port();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let deployment = Deployment::new(&[]);
+    deployment.configure(&[port], &format!("agent = \"https://127.0.0.1:{nobody}\""));
+    let ended = deployment.run(&["run", "--once"]).expect(1, &[]);
+    for wanted in [
+        format!("n1 127.0.0.1 {port}/tcp: not on the allowlist"),
+        format!("n1 (https://127.0.0.1:{nobody}/): no report, its findings stay open"),
+        "Connection refused".to_owned(),
+        "0 unexpected ports proven closed, 0 unproven, 1 still open".to_owned(),
+    ] {
+        assert!(ended.stdout.contains(&wanted), "no {wanted:?} in {ended:#?}");
+    }
+    let state = fs::read_to_string(deployment.path("state.json")).unwrap();
+    assert!(state.contains("\"status\": \"open\""), "{state}");
+}

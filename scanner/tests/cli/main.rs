@@ -1,0 +1,9 @@
+//! The program itself, as an ordinary user runs it: arguments in; output, messages and exit status out.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
+
+mod bad_input;
+mod fake_agent;
+mod once;
+mod program;
+mod scan;

@@ -1,0 +1,155 @@
+//! `run --once` against an agent that does, or says, what the test wants.
+
+use std::net::TcpListener;
+
+use deadlight_shared::wire::{Cause, CauseKind, Mode, Order, OrderMark, Outcome, OutcomeStatus, Problem, Report};
+
+use crate::fake_agent;
+use crate::program::{Deployment, Ended};
+
+fn report(order: &Order, status: OutcomeStatus) -> Report {
+    let mut cause = Cause::new(CauseKind::SwarmIngress);
+    cause.service = Some("stats\x1b[31m".to_owned());
+    let outcome = |finding: &deadlight_shared::wire::ReportedFinding| Outcome {
+        finding: finding.id.clone(),
+        protocol: finding.protocol,
+        port: finding.port,
+        status,
+        reason: "the guard holds it".to_owned(),
+        cause: cause.clone(),
+        rules: vec![format!("drop {}", finding.port())],
+        dropped: 2,
+    };
+    Report {
+        schema: Report::SCHEMA.to_owned(),
+        node: order.node.clone(),
+        mode: Mode::Enforce,
+        order: OrderMark { epoch: order.epoch, sequence: order.sequence },
+        outcomes: order.findings.iter().map(outcome).collect(),
+        warnings: Vec::new(),
+    }
+}
+
+fn good(report: &Report) -> (&'static str, String) {
+    ("200 OK", serde_json::to_string(report).unwrap())
+}
+
+/// One loop over one open port, with an agent that answers by `answer`; it may take the listener.
+fn once(
+    certificate: &str,
+    mut answer: impl FnMut(Order, &mut Option<TcpListener>) -> (&'static str, String) + Send + 'static,
+) -> (Deployment, Ended) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let open = listener.local_addr().unwrap().port();
+    let mut listener = Some(listener);
+    let deployment = Deployment::new(&["n1", "n2"]);
+    let agent = fake_agent::start(&deployment, certificate, move |order| answer(order, &mut listener));
+    deployment.configure(&[open], &format!("agent = \"https://127.0.0.1:{agent}\""));
+    let ended = deployment.run(&["run", "--once"]);
+    (deployment, ended)
+}
+
+#[track_caller]
+fn in_order(text: &str, words: &[&str]) {
+    let mut rest = text;
+    for word in words {
+        let position = rest.find(word).unwrap_or_else(|| panic!("no {word:?} in {rest:?} of {text}"));
+        rest = &rest[position + word.len()..];
+    }
+}
+
+#[test]
+fn what_the_agent_closes_is_proven_closed_and_stays_ordered() {
+    let (deployment, ended) = once("n1", |order, listener| {
+        *listener = None;
+        good(&report(&order, OutcomeStatus::Enforced))
+    });
+    let ended = ended.expect(0, &[]);
+    in_order(
+        &ended.stdout,
+        &[
+            "OPEN ",
+            "not on the allowlist, for the first time",
+            "CAUSE ",
+            "swarm_ingress: service stats\\u{1b}[31m",
+            "AGENT ",
+            "enforced: the guard holds it",
+            "RULE ",
+            "drop ",
+            "PROOF ",
+            "is closed: 2 attempts from 2 source ports, each refused with RST",
+            "RESULT ",
+            "1 unexpected ports proven closed, 0 unproven, 0 still open",
+        ],
+    );
+    let state = || std::fs::read_to_string(deployment.path("state.json")).unwrap();
+    assert!(state().contains("\"resolved\""), "{}", state());
+    let again = deployment.run(&["run", "--once"]).expect(0, &[]);
+    assert!(!again.stdout.contains("PROOF") && !again.stdout.contains("OPEN"), "{again:#?}");
+    assert!(state().contains("\"sequence\": 2"), "{}", state());
+}
+
+#[test]
+fn the_agents_word_is_no_proof() {
+    let (deployment, ended) = once("n1", |order, _| good(&report(&order, OutcomeStatus::Enforced)));
+    let ended = ended.expect(1, &[]);
+    in_order(&ended.stdout, &["enforced", "NO PROOF", "is still open: it answered", "1 still open"]);
+    let state = std::fs::read_to_string(deployment.path("state.json")).unwrap();
+    assert!(state.contains("\"failed\""), "{state}");
+}
+
+#[test]
+fn what_the_agent_leaves_open_stays_open() {
+    for (status, word) in [
+        (OutcomeStatus::Observed, "observed"),
+        (OutcomeStatus::Refused, "refused"),
+        (OutcomeStatus::Failed, "failed"),
+        (OutcomeStatus::Pending, "reported"),
+    ] {
+        let (deployment, ended) = once("n1", move |order, _| good(&report(&order, status)));
+        ended.expect(1, &[]);
+        let state = std::fs::read_to_string(deployment.path("state.json")).unwrap();
+        assert!(state.contains(&format!("\"status\": \"{word}\"")), "{state}");
+    }
+}
+
+#[test]
+fn another_nodes_agent_is_not_believed() {
+    let (_, ended) = once("n2", |order, _| good(&report(&order, OutcomeStatus::Enforced)));
+    let ended = ended.expect(1, &[]);
+    in_order(&ended.stdout, &["no report, its findings stay open", "the peer is not spiffe://deadlight/agent/n1"]);
+}
+
+#[test]
+fn bad_answers_are_told_apart() {
+    type Answer = fn(Order) -> (&'static str, String);
+    let cases: [(Answer, &str); 7] = [
+        (
+            |_| {
+                let problem = Problem { title: "Forbidden".into(), status: 403, detail: "not you\n".into() };
+                ("403 Forbidden", serde_json::to_string(&problem).unwrap())
+            },
+            "the agent answered 403 Forbidden: Forbidden: not you\\u{a}",
+        ),
+        (|_| ("502 Bad Gateway", "<html>".into()), "the agent answered 502 Bad Gateway: <html>"),
+        (|_| ("307 Temporary Redirect", String::new()), "the agent answered 307 Temporary Redirect"),
+        (|_| ("200 OK", "{\"schema\":".into()), "failed to read the agent's report"),
+        (|_| ("200 OK", " ".repeat(300_000)), "longer than 262144 bytes"),
+        (
+            |order| good(&Report { node: "n2".parse().unwrap(), ..report(&order, OutcomeStatus::Enforced) }),
+            "with a report of deadlight.report/v1 for node n2",
+        ),
+        (
+            |order| {
+                let later = OrderMark { epoch: order.epoch + 1, sequence: 7 };
+                good(&Report { order: later, ..report(&order, OutcomeStatus::Enforced) })
+            },
+            "and did nothing",
+        ),
+    ];
+    for (answer, wanted) in cases {
+        let (_, ended) = once("n1", move |order, _| answer(order));
+        let ended = ended.expect(1, &[]);
+        in_order(&ended.stdout, &["no report, its findings stay open", wanted, "1 still open"]);
+    }
+}

@@ -1,0 +1,186 @@
+//! `scan` on what this host really has.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{TcpListener, UdpSocket};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::program::{Ended, program, run};
+
+fn json(ended: &Ended) -> Value {
+    serde_json::from_str(&ended.stdout).unwrap()
+}
+
+/// Ports on which something listens that 127.0.0.1 reaches, as `ss` tells it.
+fn listening() -> BTreeSet<u64> {
+    let output = Command::new("ss").arg("-Hlnt").output().unwrap();
+    assert!(output.status.success(), "ss: {output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let local = text.lines().filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'));
+    let reached = |address: &str| matches!(address, "127.0.0.1" | "0.0.0.0" | "*") || address.starts_with("[::]");
+    local.filter(|(address, _)| reached(address)).map(|(_, port)| port.parse().unwrap()).collect()
+}
+
+/// The program as nobody, when we are root; as ourselves, when we are ordinary already.
+fn ordinary() -> Command {
+    let me = Command::new("id").arg("-u").output().unwrap();
+    match me.stdout.trim_ascii() {
+        b"0" => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
+            command
+        }
+        _ => Command::new("env"),
+    }
+}
+
+#[test]
+fn all_ports_agree_with_ss_for_an_ordinary_user() {
+    let ours: Vec<_> =
+        ["127.0.0.1:0", "0.0.0.0:0", "127.0.0.1:0", "[::]:0"].map(|address| TcpListener::bind(address).unwrap()).into();
+    let ours: BTreeSet<u64> = ours.iter().map(|listener| listener.local_addr().unwrap().port().into()).collect();
+    // A program that others may run, wherever it was built.
+    let directory = tempfile::Builder::new().permissions(mode(0o755)).tempdir().unwrap();
+    let binary = directory.path().join("deadlight-scanner");
+    std::fs::copy(program().get_program(), &binary).unwrap();
+    let mut scan = ordinary();
+    scan.arg(&binary).args(["scan", "127.0.0.1", "--ports", "1-65535", "--output", "json"]);
+    let mut scan = scan.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = scan.stdout.take().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).map(|_| text)
+    });
+    // Other programs on this host come and go: what listened at some time may be seen open, what
+    // listened all the time must be.
+    let before = listening();
+    let (mut always, mut ever) = (before.clone(), before);
+    while scan.try_wait().unwrap().is_none() {
+        let now = listening();
+        always.retain(|port| now.contains(port));
+        ever.extend(now);
+    }
+    let mut ended = Ended::of(scan.wait_with_output().unwrap());
+    ended.stdout = reading.join().unwrap().unwrap();
+    let ended = ended.expect(1, &[]);
+
+    let document = json(&ended);
+    let observations = document["observations"].as_array().unwrap();
+    let open: BTreeSet<u64> = observations.iter().map(|seen| seen["port"].as_u64().unwrap()).collect();
+    assert!(observations.iter().all(|seen| seen["state"] == "open"), "{document:#}");
+    assert!(ours.is_subset(&always) && always.is_subset(&open), "listening {always:?}, seen open {open:?}");
+    assert!(open.is_subset(&ever), "seen open {open:?}, but only {ever:?} listened");
+    let summary = &document["summary"];
+    assert_eq!(summary["targets"], 65_535);
+    assert_eq!(summary["open"].as_u64().unwrap() + summary["closed"].as_u64().unwrap(), 65_535);
+    assert_eq!(summary["complete"], true);
+}
+
+fn mode(bits: u32) -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(bits)
+}
+
+#[test]
+fn an_allowed_port_is_shown_and_a_missing_one_as_well() {
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let shut = TcpListener::bind("127.0.0.1:0").unwrap();
+    let [open_port, shut_port] = [&open, &shut].map(|listener| listener.local_addr().unwrap().port());
+    drop(shut);
+    let ports = format!("{open_port},{shut_port}");
+    let allow = format!("{open_port}/tcp,{shut_port}/tcp");
+    let words = ["scan", "127.0.0.1", "--ports", &ports, "--allow", &allow, "--output"];
+    let document = json(&run(&[&words[..], &["json"]].concat()).expect(0, &[]));
+    let state = |port: u16| {
+        let observations = document["observations"].as_array().unwrap();
+        observations
+            .iter()
+            .find(|seen| seen["port"] == port)
+            .map(|seen| (seen["state"].clone(), seen["allowed"].clone()))
+    };
+    assert_eq!(state(open_port), Some(("open".into(), true.into())));
+    assert_eq!(state(shut_port), Some(("closed".into(), true.into())));
+    assert_eq!(document["missing"], serde_json::json!([{"node": "127.0.0.1", "port": shut_port, "protocol": "tcp"}]));
+    assert_eq!(document["findings"], serde_json::json!([]));
+
+    let lines = run(&[&words[..], &["jsonl"]].concat()).expect(0, &[]).stdout;
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[2]["summary"]["targets"], 2);
+    assert_eq!(lines[2].get("observations"), None);
+
+    let table = run(&[&words[..], &["table"]].concat()).expect(0, &[]).stdout;
+    for wanted in [" ok ", " .. ", "missing: ", "2 targets in", "Nothing unexpected."] {
+        assert!(table.contains(wanted), "no {wanted:?} in {table}");
+    }
+    assert!(!table.contains('\x1b'), "colours in a pipe: {table:?}");
+}
+
+#[test]
+fn udp_answers_refuses_or_keeps_silent() {
+    let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let gone = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let [echo_port, silent_port, gone_port] = [&echo, &silent, &gone].map(|socket| socket.local_addr().unwrap().port());
+    drop(gone);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = echo.recv_from(&mut buffer) {
+            echo.send_to(&buffer[..length], from).unwrap();
+        }
+    });
+    let ports = format!("{echo_port},{silent_port},{gone_port}/udp");
+    let document = json(&run(&["scan", "127.0.0.1", "--ports", &ports, "--output", "json"]).expect(1, &[]));
+    let mut states: Vec<_> = document["observations"].as_array().unwrap().iter().collect();
+    states.sort_by_key(|seen| seen["port"] != echo_port);
+    assert_eq!((&states[0]["state"], &states[0]["evidence"]), (&"open".into(), &"udp-reply".into()));
+    assert_eq!((&states[1]["state"], &states[1]["attempts"]), (&"open|filtered".into(), &3.into()));
+    assert_eq!(states.len(), 2, "{document:#}");
+    assert_eq!(document["findings"].as_array().unwrap().len(), 1, "silence is no finding");
+    assert_eq!(document["summary"]["closed"], 1);
+}
+
+#[test]
+fn a_name_without_address_is_unknown() {
+    let ended = run(&["scan", "nowhere.invalid", "127.0.0.1", "--ports", "1", "--output", "json"]).expect(3, &[]);
+    let document = json(&ended);
+    assert_eq!(document["unresolved"][0]["target"], "nowhere.invalid");
+    assert_eq!(document["unresolved"][0]["state"], "unknown");
+    assert_eq!(document["summary"]["complete"], false);
+    assert_eq!(document["summary"]["closed"], 1, "the other target was asked all the same");
+}
+
+#[test]
+fn an_address_without_a_route_is_unknown() {
+    let mut nowhere = Command::new("unshare");
+    nowhere.args(["--user", "--map-root-user", "--net"]).arg(program().get_program());
+    nowhere.args(["scan", "2001:db8::1", "192.0.2.1", "--ports", "1-3", "--output", "json"]);
+    let ended = Ended::of(nowhere.output().unwrap()).expect(3, &[]);
+    let document = json(&ended);
+    let observations = document["observations"].as_array().unwrap();
+    assert_eq!(observations.len(), 6);
+    for seen in observations {
+        assert_eq!(seen["state"], "unknown", "{seen}");
+        assert!(seen["evidence"].as_str().unwrap().starts_with("not asked: "), "{seen}");
+    }
+    assert_eq!(observations[3]["evidence"], "not asked: network is unreachable");
+    assert_eq!(document["summary"]["unknown"], 6);
+    assert_eq!(document["summary"]["probes_sent"], 0);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = open.local_addr().unwrap().port().to_string();
+    for output in ["table", "json", "jsonl"] {
+        let mut scan = program();
+        scan.args(["scan", "127.0.0.1", "--ports", &port, "--output", output]);
+        let mut scan = scan.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(scan.stdout.take());
+        let mut messages = String::new();
+        BufReader::new(scan.stderr.take().unwrap()).read_line(&mut messages).unwrap();
+        assert_eq!(scan.wait().unwrap().code(), Some(1), "the status still tells of the open port");
+        assert_eq!(messages, "");
+    }
+}
