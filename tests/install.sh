@@ -42,3 +42,5 @@ export DEBIAN_FRONTEND=noninteractive
 # shellcheck disable=SC2086  # a list of package names
 install() { apt-get install -y --no-install-recommends $missing; }
 install || { apt-get update && install; }
+# From Debian 13 on the client is a package of its own.
+command -v docker >/dev/null 2>&1 || apt-get install -y --no-install-recommends docker-cli
