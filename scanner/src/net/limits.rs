@@ -5,7 +5,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Descriptors kept for everything that is no probe: standard streams, files, the agent's connection.
 const RESERVE: u64 = 64;
 /// More in flight only costs memory.
-const MOST: u64 = 8_192;
+const MOST: u64 = 16_384;
 
 /// Raises the soft descriptor limit to the hard one; how many probes may then be in flight.
 pub fn in_flight_limit() -> usize {
