@@ -87,6 +87,15 @@ fn written(result: io::Result<()>) -> io::Result<()> {
     })
 }
 
+/// `1 node`, `2 nodes`, `2 addresses`.
+fn counted(count: usize, word: &str) -> String {
+    match count {
+        1 => format!("1 {word}"),
+        _ if word.ends_with('s') => format!("{count} {word}es"),
+        _ => format!("{count} {word}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,7 +22,7 @@ use crate::deliver::{Agent, DeliverError};
 use crate::net;
 use crate::round::{self, Ending};
 use crate::store::Store;
-use crate::sweep::{Plan, PlannedNode, Sweep, rescan};
+use crate::sweep::{Plan, PlannedNode, Sweep, in_order, rescan};
 
 pub(super) const HELP: &str = "\
 Exit status:
@@ -164,7 +164,7 @@ fn agents(config: &Config, credentials: Option<Credentials>) -> Result<BTreeMap<
 
 /// What to sweep: the configured ports, the node's own, and everything that has a finding.
 fn plan(config: &Config, expectations: &[Expectation], known: &[Finding]) -> Plan {
-    let all: Arc<[_]> = config.ports.iter().collect();
+    let all = in_order(&config.ports);
     let planned = |(node, expected): (&crate::config::Node, &Expectation)| {
         let mut besides: PortSet =
             known.iter().filter(|finding| finding.node == node.name).map(Finding::port).collect();
@@ -175,7 +175,7 @@ fn plan(config: &Config, expectations: &[Expectation], known: &[Finding]) -> Pla
             false => {
                 let mut ports = config.ports.clone();
                 ports.extend(&besides);
-                ports.iter().collect()
+                in_order(&ports)
             }
         };
         besides.extend(&expected.ports);

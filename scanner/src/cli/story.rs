@@ -1,5 +1,6 @@
 //! What a round did, line by line, for a person who watches it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write as _;
 
@@ -8,7 +9,7 @@ use deadlight_shared::text::printable;
 use deadlight_shared::wire::{Outcome, OutcomeStatus, Report};
 use deadlight_shared::{Finding, FindingStatus, Name, Observation, PortSet, PortState};
 
-use super::written;
+use super::{counted, written};
 use crate::assess::Assessment;
 use crate::config::Config;
 use crate::deliver::{Agent, DeliverError};
@@ -30,17 +31,9 @@ pub(super) struct Story;
 
 impl Story {
     pub(super) fn sweep(self, config: &Config, sweep: &Sweep, assessment: &Assessment) {
-        let tally = sweep.tally;
-        let (nodes, seconds) = (config.nodes.len(), sweep.duration.as_secs_f64());
-        let counts = format_args!("{} open, {} closed, {} filtered", tally.open, tally.closed, tally.filtered);
-        self.line(
-            PLAIN,
-            "SWEEP",
-            format_args!(
-                "{} looked at {nodes} nodes, {} targets in {seconds:.1} s: {counts}",
-                config.vantage, tally.targets
-            ),
-        );
+        let (nodes, seconds) = (counted(config.nodes.len(), "node"), sweep.duration.as_secs_f64());
+        let (vantage, tally, targets) = (&config.vantage, sweep.tally, sweep.tally.targets);
+        self.line(PLAIN, "SWEEP", format_args!("{vantage}: {nodes}, {targets} targets in {seconds:.1} s: {tally}"));
         for unasked in &sweep.unasked {
             let reason = printable(&unasked.reason, SHOWN);
             self.line(
@@ -84,6 +77,8 @@ impl Story {
             let known = before.findings.iter().find(|finding| finding.id == outcome.finding);
             known.is_some_and(|finding| finding.status != FindingStatus::Resolved)
         };
+        // One rule often serves several addresses.
+        let mut shown = BTreeSet::new();
         for outcome in report.outcomes.iter().filter(news) {
             let address = before.findings.iter().find(|f| f.id == outcome.finding).map(|f| f.address);
             let address = address.map(|address| format!("{address} ")).unwrap_or_default();
@@ -100,7 +95,7 @@ impl Story {
                 OutcomeStatus::Failed => ALARM,
             };
             self.line(style, "AGENT", format_args!("{node} {address}{port}: {status}: {reason}{dropped}"));
-            for rule in &outcome.rules {
+            for rule in outcome.rules.iter().filter(|rule| shown.insert(rule.as_str())) {
                 self.line(PLAIN, "RULE", format_args!("{node} {}", printable(rule, SHOWN)));
             }
         }
@@ -114,8 +109,8 @@ impl Story {
             return;
         }
         let ports: PortSet = rescans.iter().flat_map(|rescan| rescan.ports.iter().copied()).collect();
-        let addresses = rescans.len();
-        self.line(PLAIN, "RESCAN", format_args!("{ports} at {addresses} addresses of the nodes concerned"));
+        let addresses = counted(rescans.len(), "address");
+        self.line(PLAIN, "RESCAN", format_args!("{ports} at {addresses}"));
     }
 
     pub(super) fn proofs(self, checked: &[Checked]) {
@@ -134,7 +129,7 @@ impl Story {
             self.line(DOUBT, "BLIND", format_args!("{node} {address}: no port answered, not even the one that must"));
         }
         let Ending { open, unproven, closed, unknown, .. } = ending;
-        let mut counts = format!("{closed} unexpected ports proven closed, {unproven} unproven, {open} still open");
+        let mut counts = format!("unexpected ports: {closed} proven closed, {unproven} unproven, {open} still open");
         if *unknown > 0 {
             counts += &format!("; {unknown} targets could not be asked");
         }

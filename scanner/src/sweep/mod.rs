@@ -4,6 +4,7 @@ mod rescan;
 mod targets;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -106,6 +107,25 @@ impl Unasked {
             attempts: 0,
         })
     }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} open, {} closed, {} filtered", self.open, self.closed, self.filtered)?;
+        for (count, state) in [(self.open_filtered, PortState::OpenFiltered), (self.unknown, PortState::Unknown)] {
+            if count > 0 {
+                write!(f, ", {count} {state}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The ports of a set in the order in which they are asked: UDP first, because its silence takes
+/// longest and can be waited out while TCP is asked.
+pub fn in_order(ports: &PortSet) -> Arc<[Port]> {
+    let (udp, tcp): (Vec<Port>, Vec<Port>) = ports.iter().partition(|port| port.protocol == Protocol::Udp);
+    udp.into_iter().chain(tcp).collect()
 }
 
 impl Tally {

@@ -134,7 +134,7 @@ fn an_agent_that_cannot_be_reached_leaves_its_findings_open() {
         format!("n1 127.0.0.1 {port}/tcp: not on the allowlist"),
         format!("n1 (https://127.0.0.1:{nobody}/): no report, its findings stay open"),
         "Connection refused".to_owned(),
-        "0 unexpected ports proven closed, 0 unproven, 1 still open".to_owned(),
+        "unexpected ports: 0 proven closed, 0 unproven, 1 still open".to_owned(),
     ] {
         assert!(ended.stdout.contains(&wanted), "no {wanted:?} in {ended:#?}");
     }

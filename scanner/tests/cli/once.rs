@@ -1,11 +1,13 @@
 //! `run --once` against an agent that does, or says, what the test wants.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
+use std::process::Stdio;
 
 use deadlight_shared::wire::{Cause, CauseKind, Mode, Order, OrderMark, Outcome, OutcomeStatus, Problem, Report};
 
 use crate::fake_agent;
-use crate::program::{Deployment, Ended};
+use crate::program::{Deployment, Ended, program};
 
 fn report(order: &Order, status: OutcomeStatus) -> Report {
     let mut cause = Cause::new(CauseKind::SwarmIngress);
@@ -79,7 +81,7 @@ fn what_the_agent_closes_is_proven_closed_and_stays_ordered() {
             "PROOF ",
             "is closed: 2 attempts from 2 source ports, each refused with RST",
             "RESULT ",
-            "1 unexpected ports proven closed, 0 unproven, 0 still open",
+            "unexpected ports: 1 proven closed, 0 unproven, 0 still open",
         ],
     );
     let state = || std::fs::read_to_string(deployment.path("state.json")).unwrap();
@@ -152,4 +154,20 @@ fn bad_answers_are_told_apart() {
         let ended = ended.expect(1, &[]);
         in_order(&ended.stdout, &["no report, its findings stay open", wanted, "1 still open"]);
     }
+}
+
+#[test]
+fn the_daemon_goes_on_until_it_is_told_to_stop() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let deployment = Deployment::new(&[]);
+    deployment.configure(&[listener.local_addr().unwrap().port()], "");
+    let mut daemon = program();
+    daemon.arg("run").arg("--config").arg(deployment.path("scanner.toml"));
+    let mut daemon = daemon.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut story = BufReader::new(daemon.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(story.by_ref().any(|line| line.starts_with("RESULT")), "it ended before its first round did");
+    let pid = rustix::process::Pid::from_child(&daemon);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = Ended::of(daemon.wait_with_output().unwrap()).expect(0, &["stopped", "SIGTERM"]);
+    assert_eq!(story.next(), None, "{ended:#?}");
 }

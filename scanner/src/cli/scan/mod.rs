@@ -21,7 +21,7 @@ use super::{Exit, Failure, written};
 use crate::assess::{Assessment, Expectation, assess};
 use crate::config::{self, PortsError};
 use crate::net;
-use crate::sweep::{Plan, PlannedNode, Sweep, Target, Unresolved, nodes_of, sweep};
+use crate::sweep::{Plan, PlannedNode, Sweep, Target, Unresolved, in_order, nodes_of, sweep};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -149,7 +149,7 @@ fn plan(arguments: &Arguments, nodes: Vec<(Name, Vec<std::net::IpAddr>)>, expect
     if let Some(udp) = &arguments.udp {
         ports.extend(udp);
     }
-    let ports: Arc<[Port]> = ports.iter().collect();
+    let ports = in_order(&ports);
     let planned = |((name, addresses), expected): ((Name, _), &Expectation)| PlannedNode {
         name,
         addresses,

@@ -7,6 +7,7 @@ use comfy_table::{Cell, Color, Table, presets};
 use deadlight_shared::text::printable;
 use deadlight_shared::{Observation, PortState};
 
+use super::super::counted;
 use super::Scan;
 
 const ALARM: Style = AnsiColor::Red.on_default().bold();
@@ -53,8 +54,8 @@ fn row(scan: &Scan, seen: &Observation) -> [Cell; 6] {
 /// What could not be asked, one line for each address and name.
 fn doubts(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
     for unasked in &scan.sweep.unasked {
-        let (ports, reason) = (unasked.ports.len(), printable(&unasked.reason, 200));
-        writeln!(out, "{DOUBT}unknown{DOUBT:#}: {} ({ports} ports) could not be asked: {reason}", unasked.address)?;
+        let (ports, reason) = (counted(unasked.ports.len(), "port"), printable(&unasked.reason, 200));
+        writeln!(out, "{DOUBT}unknown{DOUBT:#}: {} ({ports}) could not be asked: {reason}", unasked.address)?;
     }
     for unresolved in &scan.unresolved {
         let reason = printable(&unresolved.reason(), 200);
@@ -65,18 +66,11 @@ fn doubts(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
 
 fn summary(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
     let tally = scan.sweep.tally;
-    let mut states = format!("{} open, {} closed, {} filtered", tally.open, tally.closed, tally.filtered);
-    for (count, state) in [(tally.open_filtered, "open|filtered"), (tally.unknown, "unknown")] {
-        if count > 0 {
-            states += &format!(", {count} {state}");
-        }
-    }
     let seconds = scan.sweep.duration.as_secs_f64();
-    writeln!(out, "{} targets in {seconds:.1} s ({:.0} probes/s): {states}.", tally.targets, scan.speed())?;
+    writeln!(out, "{} targets in {seconds:.1} s ({:.0} probes/s): {tally}.", tally.targets, scan.speed())?;
     match (scan.assessment.exposed.len(), scan.is_complete()) {
         (0, true) => writeln!(out, "{GOOD}Nothing unexpected.{GOOD:#}"),
         (0, false) => writeln!(out, "{DOUBT}Nothing unexpected was seen, but not everything could be asked.{DOUBT:#}"),
-        (1, _) => writeln!(out, "{ALARM}1 open port is not allowed.{ALARM:#}"),
-        (count, _) => writeln!(out, "{ALARM}{count} open ports are not allowed.{ALARM:#}"),
+        (count, _) => writeln!(out, "{ALARM}Open and not allowed: {}.{ALARM:#}", counted(count, "port")),
     }
 }
