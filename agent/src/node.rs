@@ -139,6 +139,7 @@ impl Node {
     fn desired(&self, ledger: &Ledger, state: &State) -> Desired {
         Desired {
             closed: ledger.closed(),
+            armed: ledger.armed,
             outside: self.config.outside(),
             trusted: self.config.trusted.clone(),
             docker_subnets: state.subnets.clone().unwrap_or_else(default_subnets),

@@ -14,8 +14,8 @@ use tokio::time::MissedTickBehavior;
 
 use crate::api::{Server, router};
 use crate::config::Config;
-use crate::firewall::Linux;
-use crate::node::Node;
+use crate::firewall::{Change, Linux};
+use crate::node::{Node, NodeError};
 
 const RECONCILE_EVERY: Duration = Duration::from_secs(15);
 
@@ -37,6 +37,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     }
     let (listen, mode) = (config.listen, config.mode);
     let node = Arc::new(Node::new(name, config, Box::new(Linux)));
+    report("guard in place", node.arm().await);
     let server = Server::bind(listen, &credentials, router(Arc::clone(&node)))
         .await
         .hint("is another agent running? `ss -lntp` shows who listens")?;
@@ -53,15 +54,19 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Puts back what was lost, from the first instant and then again and again.
+/// Puts back what was lost, again and again.
 async fn keep(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(RECONCILE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match node.reconcile().await {
-            Ok(written) => written.iter().for_each(|change| tracing::warn!(%change, "drift repaired")),
-            Err(error) => tracing::error!("{}", hint::render(&error)),
-        }
+        report("drift repaired", node.reconcile().await);
+    }
+}
+
+fn report(what: &str, result: Result<Vec<Change>, NodeError>) {
+    match result {
+        Ok(written) => written.iter().for_each(|change| tracing::warn!(%change, "{what}")),
+        Err(error) => tracing::error!("{}", hint::render(&error)),
     }
 }

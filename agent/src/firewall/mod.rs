@@ -25,6 +25,9 @@ pub use runner::FirewallError;
 pub struct Desired {
     /// Published ports that are shut to the outside.
     pub closed: PortSet,
+    /// Whether the guard stands even with nothing to close, so that every session is tracked from
+    /// its start: the direction of one that is picked up in the middle cannot be told.
+    pub armed: bool,
     /// Interfaces that face the outside; only what comes in by them is dropped.
     pub outside: BTreeSet<String>,
     /// Sources that pass the guard all the same.

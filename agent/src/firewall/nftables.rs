@@ -33,9 +33,9 @@ struct Set {
 pub struct ParseGuardError(String);
 
 impl Guard {
-    /// The guard that closes what `desired` says; none when nothing is closed.
+    /// The guard that closes what `desired` says; none when it shall not stand.
     pub fn desired(desired: &Desired) -> Option<Self> {
-        if desired.closed.is_empty() {
+        if desired.closed.is_empty() && !desired.armed {
             return None;
         }
         let (trusted4, trusted6): (Vec<IpNet>, Vec<IpNet>) =
@@ -48,12 +48,12 @@ impl Guard {
             ("closed_udp", "type inet_service;counter", port_elements(desired, Protocol::Udp)),
         ];
         let set = |spec: &str, elements| Set { spec: spec.split(';').map(str::to_owned).collect(), elements };
-        let chain = |rules: [&str; 6]| rules.into_iter().map(str::to_owned).collect();
+        let chain = |rules: &[&str]| rules.iter().map(|rule| (*rule).to_owned()).collect();
         Some(Self {
             sets: sets.into_iter().map(|(name, spec, elements)| (name.to_owned(), set(spec, elements))).collect(),
             chains: BTreeMap::from([
-                ("prerouting".to_owned(), chain(PREROUTING)),
-                ("postrouting".to_owned(), chain(POSTROUTING)),
+                ("prerouting".to_owned(), chain(&PREROUTING)),
+                ("postrouting".to_owned(), chain(&POSTROUTING)),
             ]),
         })
     }
@@ -153,13 +153,17 @@ const PREROUTING: [&str; 6] = [
     "ct direction original udp dport @closed_udp reject",
 ];
 
-const POSTROUTING: [&str; 6] = [
+/// A session that was open before anything tracked connections is picked up in the middle: by the
+/// client's next packet, which the guard drops, or by the server's, which would pass for a
+/// connection that the node itself began. The last rule stops the latter.
+const POSTROUTING: [&str; 7] = [
     "type filter hook postrouting priority 290; policy accept;",
     "oifname != @outside accept",
     "ip daddr @trusted4 accept",
     "ip6 daddr @trusted6 accept",
     "ct direction reply meta l4proto tcp ct original proto-dst @closed_tcp drop",
     "ct direction reply meta l4proto udp ct original proto-dst @closed_udp drop",
+    "ct state new tcp sport @closed_tcp tcp flags ack drop",
 ];
 
 fn closed_set(protocol: Protocol) -> String {
@@ -309,6 +313,7 @@ mod tests {
         let guard = Guard::desired(&desired("8080/tcp")).unwrap();
         assert_eq!(Guard::script(Some(&guard), None).unwrap(), "delete table inet deadlight\n");
         assert_eq!(Guard::script(None, None), None);
+        assert!(Guard::desired(&Desired { armed: true, ..Desired::default() }).unwrap().closed().is_empty());
     }
 
     #[test]

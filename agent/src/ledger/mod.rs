@@ -16,6 +16,8 @@ pub use store::{LedgerError, Store};
 #[serde(deny_unknown_fields)]
 pub struct Ledger {
     schema: String,
+    /// Whether the guard stands even with nothing to close.
+    pub armed: bool,
     /// Closed ports, one entry each.
     pub closures: Vec<Closure>,
     /// Ports that the newest order allows.
@@ -100,6 +102,7 @@ impl Default for Ledger {
     fn default() -> Self {
         Self {
             schema: Self::SCHEMA.to_owned(),
+            armed: false,
             closures: Vec::new(),
             allowed_by_order: PortSet::default(),
             allowed_locally: PortSet::default(),

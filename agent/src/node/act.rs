@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use deadlight_shared::wire::Mode;
-use deadlight_shared::{Port, PortSet};
+use deadlight_shared::{Port, PortSet, hint};
 use jiff::Timestamp;
 use tokio::task::block_in_place;
 
@@ -34,6 +34,20 @@ pub struct Hardened {
 }
 
 impl Node {
+    /// Puts the guard in place before there is anything to close. In observe mode, nothing is done.
+    pub async fn arm(&self) -> Result<Vec<Change>, NodeError> {
+        if self.config.mode == Mode::Enforce {
+            let mut state = self.state.lock().await;
+            let _lock = self.lock()?;
+            let mut ledger = self.load(&state)?;
+            ledger.armed = true;
+            if let Some(error) = self.save(&ledger, &mut state) {
+                tracing::error!("state not persisted: {}", hint::render(&error));
+            }
+        }
+        self.reconcile().await
+    }
+
     /// Puts back whatever is missing from the kernel. In observe mode, nothing is done.
     pub async fn reconcile(&self) -> Result<Vec<Change>, NodeError> {
         if self.config.mode == Mode::Observe {

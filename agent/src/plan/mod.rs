@@ -60,6 +60,7 @@ pub fn record(order: &Order, decisions: &[Decision], ledger: &mut Ledger, now: T
     for decision in decisions.iter().filter(|decision| decision.verdict == Verdict::Close) {
         ledger.close(Closure { port: decision.port, origin: Origin::Order, since: now });
     }
+    ledger.armed = true;
     ledger.allowed_by_order = order.allow.clone();
     ledger.closures.retain(|closure| closure.origin == Origin::Local || !order.allow.contains(closure.port));
 }
