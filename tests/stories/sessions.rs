@@ -67,3 +67,13 @@ fn fall_silent(layout: Layout, backend: Backend, family: Family) -> Result<()> {
     let closed = Instant::now();
     sessions.iter().try_for_each(|session| session.ensure_silent(closed, WITHIN))
 }
+
+/// Nothing on this node tracks IPv6 before the guard does, so the first packet it sees may be the server's.
+#[test]
+fn a_tcp_session_older_than_all_tracking_falls_silent() -> Result<()> {
+    let lab = Lab::new(V20_10, Nft, ForwardPolicy::Drop)?;
+    let deployment = Deployment::node_only(&Settings::default())?;
+    let session = Session::tcp(lab.inet(), V6.node(RUN), &lab.proxy)?;
+    deployment.agent(&lab.wire, &["harden", "--allow=80/tcp", "--once"])?.expect_code(0)?;
+    session.ensure_silent(Instant::now(), WITHIN)
+}
