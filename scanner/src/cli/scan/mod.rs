@@ -134,8 +134,11 @@ impl Scan {
 }
 
 fn show(scan: &Scan, output: Output) -> io::Result<()> {
-    let stdout = anstream::stdout();
-    let mut out = BufWriter::new(stdout.lock());
+    // What machines read has no colours to take away.
+    let mut out: Box<dyn Write> = match output {
+        Output::Table => Box::new(BufWriter::new(anstream::stdout())),
+        Output::Json | Output::Jsonl => Box::new(BufWriter::new(io::stdout())),
+    };
     match output {
         Output::Table => table::write(scan, &mut out)?,
         Output::Json => document::write(scan, &mut out)?,
