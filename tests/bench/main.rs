@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 fn main() -> Result<()> {
-    deadlight_tests::netns::sweep_stale()?;
+    deadlight_tests::scratch::sweep_stale()?;
     println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
     order::measure()?;
     scan::measure()

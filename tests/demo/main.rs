@@ -10,8 +10,8 @@ use deadlight_tests::{
     docker_rules::{Backend, ForwardPolicy},
     dockerd::Dockerd,
     lab::{Family, INGRESS, Wire},
-    netns::sweep_stale,
     programs,
+    scratch::sweep_stale,
 };
 use tokio::signal::unix::{SignalKind, signal};
 

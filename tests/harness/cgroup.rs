@@ -1,6 +1,7 @@
 //! Removing the control groups that a container engine made.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -20,6 +21,12 @@ pub fn remove(name: &str) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Names of all groups at the top of any hierarchy.
+pub(crate) fn names() -> BTreeSet<String> {
+    let groups = hierarchies().flat_map(|hierarchy| fs::read_dir(hierarchy).into_iter().flatten());
+    groups.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
 }
 
 fn hierarchies() -> impl Iterator<Item = PathBuf> {

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::{
     lab::{Family, Wire},
     programs::{self, Ended, Running, built, finish},
+    scratch,
     test_ca::{Identity, TestCa, Validity},
 };
 
@@ -74,7 +75,7 @@ impl Deployment {
 
     /// An agent's configuration alone, without certificates: for the commands that need no scanner.
     pub fn node_only(settings: &Settings<'_>) -> Result<Self> {
-        let deployment = Self { directory: tempfile::Builder::new().prefix("dl-").tempdir()? };
+        let deployment = Self { directory: scratch::directory()? };
         fs::write(deployment.path("agent.toml"), deployment.agent_toml(settings))?;
         Ok(deployment)
     }

@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{self, Command},
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -29,6 +29,7 @@ use crate::{
     netns::{Netns, command_in},
     process::run,
     programs::{Running, built},
+    scratch,
     wait::wait_for,
 };
 
@@ -58,7 +59,7 @@ impl<'a> Dockerd<'a> {
         if forward == ForwardPolicy::Accept {
             node.sysctl("net/ipv4/ip_forward", "1")?;
         }
-        let directory = tempfile::Builder::new().prefix("dl-").tempdir()?;
+        let directory = scratch::directory()?;
         let wrappers = directory.path().join("bin");
         fs::create_dir(&wrappers)?;
         let shim = built("deadlight-lab-dockerd")?;
@@ -69,7 +70,7 @@ impl<'a> Dockerd<'a> {
             node,
             backend,
             has_ipvs: has_ipvs(node)?,
-            cgroup: format!("dl-{}-{}", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)),
+            cgroup: format!("{}{}", scratch::prefix(), COUNTER.fetch_add(1, Ordering::Relaxed)),
             directory,
             cell: None,
             published: BTreeMap::new(),

@@ -21,6 +21,7 @@ pub mod order;
 pub mod outbound;
 pub mod process;
 pub mod programs;
+pub mod scratch;
 pub mod second_writer;
 pub mod server;
 pub mod session;

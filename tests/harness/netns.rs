@@ -7,11 +7,8 @@ use std::{
     os::unix::fs::MetadataExt,
     panic,
     path::{Path, PathBuf},
-    process::{self, Command},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -23,10 +20,9 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 
-use crate::{process::run, wait::wait_for};
+use crate::{process::run, scratch, wait::wait_for};
 
 const DIRECTORY: &str = "/run/netns";
-const PREFIX: &str = "dl";
 
 /// A named network namespace with its loopback up and nothing else in it.
 ///
@@ -40,17 +36,11 @@ impl Netns {
     /// A fresh namespace; `role` only makes its name readable.
     pub fn new(role: &str) -> Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
-        static SWEPT: OnceLock<()> = OnceLock::new();
         ensure!(
             geteuid().is_root(),
             "network namespaces need root\nhint: sudo -E env PATH=\"$PATH\" cargo nextest run -p deadlight-tests"
         );
-        SWEPT.get_or_init(|| {
-            if let Err(error) = sweep_stale() {
-                eprintln!("namespaces of ended test runs are still there: {error:#}");
-            }
-        });
-        let name = format!("{PREFIX}-{}-{}-{role}", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}{}-{role}", scratch::prefix(), COUNTER.fetch_add(1, Ordering::Relaxed));
         run(Command::new("ip").args(["netns", "add", &name]))?;
         let namespace = Self { name };
         namespace.ip("link set lo up")?;
@@ -129,27 +119,12 @@ pub fn all() -> Result<Vec<String>> {
     };
     Ok(entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| owner(name).is_some())
+        .filter(|name| scratch::owner(name).is_some())
         .collect())
 }
 
-/// The process that made a namespace of this name, if a test made it.
-pub fn owner(name: &str) -> Option<u32> {
-    let mut parts = name.split('-');
-    (parts.next() == Some(PREFIX)).then(|| parts.next()?.parse().ok())?
-}
-
-/// Removes namespaces whose owner was killed before it could clean up.
-pub fn sweep_stale() -> Result<()> {
-    for name in all()? {
-        if owner(&name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
-            remove(&name)?;
-        }
-    }
-    Ok(())
-}
-
-fn remove(name: &str) -> Result<()> {
+/// Ends every process in a namespace and removes it; nothing to do where it is gone.
+pub(crate) fn remove(name: &str) -> Result<()> {
     let path = Path::new(DIRECTORY).join(name);
     let Ok(inode) = fs::metadata(&path).map(|it| it.ino()) else { return Ok(()) };
     end_inhabitants(inode)?;

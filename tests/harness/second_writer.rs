@@ -20,7 +20,11 @@ use crate::{
     wait::wait_for,
 };
 
-/// Publishes containers as fast as iptables lets it: one rule in filter and one in nat for each.
+/// Between two publications. A writer without any pause starves `iptables-nft-save`, which starts its dump anew
+/// whenever the tables change under it.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Publishes containers, one after the other: one rule in filter and one in nat for each.
 #[derive(Debug)]
 pub struct SecondWriter {
     written: Arc<AtomicU16>,
@@ -47,6 +51,7 @@ impl SecondWriter {
                         iptables(table, &rule)?;
                     }
                     written.fetch_add(1, Ordering::SeqCst);
+                    thread::sleep(PAUSE);
                 }
                 Ok(())
             }

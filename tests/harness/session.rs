@@ -38,7 +38,7 @@ impl Session {
         let mut stream =
             namespace.enter(|| TcpStream::connect(address).with_context(|| format!("connect to {address}")))?;
         Self::flowing(format!("{address}/tcp"), server, move |received, stop| {
-            push_and_count(&mut stream, received, stop)
+            push_and_count(&mut stream, received, stop);
         })
     }
 

@@ -36,7 +36,7 @@ fn without_any_object() -> Result<()> {
 }
 
 fn closes_all_the_same<T>(docker: impl FnOnce(&std::path::Path) -> Result<T>) -> Result<()> {
-    let directory = tempfile::Builder::new().prefix("dl-").tempdir()?;
+    let directory = deadlight_tests::scratch::directory()?;
     let socket = directory.path().join("docker.sock");
     let _docker = docker(&socket)?;
     let lab = Lab::new(Layout::V26, Backend::Nft, ForwardPolicy::Drop)?;

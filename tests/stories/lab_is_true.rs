@@ -15,6 +15,7 @@ use deadlight_tests::{
     netns,
     outbound::connect_out,
     process::run,
+    scratch,
     second_writer::{self, SecondWriter},
     server::Server,
     session::Session,
@@ -179,14 +180,17 @@ fn a_second_writers_losses_are_seen() -> Result<()> {
 }
 
 #[test]
-fn namespaces_of_a_killed_run_are_swept() -> Result<()> {
+fn leftovers_of_a_killed_run_are_swept() -> Result<()> {
     let mut ended = Command::new("true").spawn()?;
     ended.wait()?;
     let stale = format!("dl-{}-0-stale", ended.id());
     run(Command::new("ip").args(["netns", "add", &stale]))?;
+    let files = std::env::temp_dir().join(format!("dl-{}-files", ended.id()));
+    std::fs::create_dir(&files)?;
     let kept = netns::Netns::new("kept")?;
-    netns::sweep_stale()?;
+    scratch::sweep_stale()?;
     let names = netns::all()?;
+    ensure!(!files.exists(), "{} is still there", files.display());
     ensure!(!names.contains(&stale) && names.iter().any(|name| name == kept.name()), "{names:?}");
     Ok(())
 }
@@ -203,7 +207,7 @@ fn nothing_is_left_behind() -> Result<()> {
     };
     let mine = || -> Result<Vec<String>> {
         let names = netns::all()?;
-        Ok(names.into_iter().filter(|name| netns::owner(name) == Some(std::process::id())).collect())
+        Ok(names.into_iter().filter(|name| scratch::owner(name) == Some(std::process::id())).collect())
     };
     let before = machine()?;
     let lab = Lab::new(V28, Legacy, Drop)?;
