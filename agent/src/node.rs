@@ -4,10 +4,11 @@
 mod act;
 mod answer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use deadlight_shared::Name;
-use deadlight_shared::wire::{Explanation, Mode, Status};
+use deadlight_shared::wire::{ClosedPort, Explanation, Mode, Status};
 use ipnet::IpNet;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::block_in_place;
@@ -99,7 +100,7 @@ impl Node {
         let ledger = self.load(&state)?;
         let desired = self.desired(&ledger, &state);
         let inspection = block_in_place(|| self.firewall.inspect(&desired));
-        let mut problems = Vec::new();
+        let (mut problems, mut dropped) = (Vec::new(), BTreeMap::new());
         if state.unsaved.is_some() {
             problems.push("state not persisted: the state directory cannot be written".to_owned());
         }
@@ -111,18 +112,22 @@ impl Node {
                 problems.push(format!("{error}; {}", error.remedy()));
                 false
             }
-            Ok(inspection) if !inspection.change.is_empty() => {
-                problems.push("the kernel's rules differ from the ledger; `deadlight-agent plan` shows how".to_owned());
-                false
+            Ok(inspection) => {
+                dropped = inspection.dropped;
+                if !inspection.change.is_empty() {
+                    problems.push("the kernel's rules differ from the ledger; `deadlight-agent plan` shows".to_owned());
+                }
+                inspection.change.is_empty()
             }
-            Ok(_) => true,
         };
+        let closed = ledger.closed();
+        let closed = closed.iter().map(|port| ClosedPort { port, dropped: dropped.get(&port).copied().unwrap_or(0) });
         Ok(Status {
             schema: Status::SCHEMA.to_owned(),
             node: self.name.clone(),
             mode: self.config.mode,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            closed: ledger.closed().iter().collect(),
+            closed: closed.collect(),
             in_force,
             problems,
         })

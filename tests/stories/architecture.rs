@@ -1,5 +1,7 @@
 //! The dependency directions of ARCHITECTURE.md, read off `cargo metadata` and the source.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

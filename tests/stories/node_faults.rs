@@ -147,7 +147,7 @@ fn a_wrong_line_in_the_configuration_is_named_and_nothing_starts() -> Result<()>
 
 #[test]
 fn without_root_the_firewall_is_not_touched_and_the_remedy_is_named() -> Result<()> {
-    let (lab, deployment) = world(Backend::Nft)?;
+    let (lab, _) = world(Backend::Nft)?;
     let mut ordinary = lab.node().command("setpriv");
     ordinary.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--"]);
     ordinary.arg(built("deadlight-agent")?).args(["harden", "--allow=80/tcp", "--once"]);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use deadlight_shared::Port;
 use deadlight_shared::text::printable;
+use deadlight_shared::wire::ClosedPort;
 
 use super::{hinted, print};
 use crate::explain::Question;
@@ -48,7 +49,8 @@ pub(super) async fn plan(node: &Node) -> anyhow::Result<ExitCode> {
 
 pub(super) async fn status(node: &Node) -> anyhow::Result<ExitCode> {
     let status = node.status().await.map_err(hinted)?;
-    let closed: Vec<String> = status.closed.iter().map(ToString::to_string).collect();
+    let shown = |closed: &ClosedPort| format!("{} ({} packets dropped)", closed.port, closed.dropped);
+    let closed: Vec<String> = status.closed.iter().map(shown).collect();
     let closed = if closed.is_empty() { "none".to_owned() } else { closed.join(", ") };
     let in_force = if status.in_force { "yes" } else { "NO" };
     let mut text = format!("node: {}\nmode: {}\nclosed: {closed}\nin force: {in_force}\n", status.node, status.mode);

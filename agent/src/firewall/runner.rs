@@ -1,10 +1,17 @@
 //! Runs the firewall programs: no shell, scripts on standard input.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::io::{self, Write as _};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use deadlight_shared::Port;
 use deadlight_shared::text::printable;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Longer than the 5 s for which a restore waits for the xtables lock. `iptables-nft-save` starts
+/// over while others write, and can starve.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the firewall could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +32,13 @@ pub enum FirewallError {
         program: String,
         /// Its first lines on standard error.
         message: String,
+    },
+    /// The program did not end in time and was killed. Each script is one transaction: it was
+    /// carried out whole or not at all.
+    #[error("{program} took longer than {} s and was stopped", LIMIT.as_secs())]
+    Slow {
+        /// Program name.
+        program: String,
     },
     /// Another program holds the xtables lock.
     #[error("another program holds the xtables lock")]
@@ -54,7 +68,7 @@ pub enum FirewallError {
 impl FirewallError {
     /// Whether waiting may help.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Locked)
+        matches!(self, Self::Locked | Self::Slow { .. })
     }
 
     /// What an operator can do about it.
@@ -64,6 +78,7 @@ impl FirewallError {
             Self::Refused { .. } => {
                 "run as root with CAP_NET_ADMIN; `nft list ruleset` shows whether the kernel has nf_tables"
             }
+            Self::Slow { .. } => "look for a program that rewrites the firewall all the time",
             Self::Locked => "wait, or find the holder with: fuser -v /run/xtables.lock",
             Self::Unreadable { .. } => "look at `iptables-save` and `nft list ruleset` for rules of another tool",
             Self::BothFlavours => {
@@ -81,7 +96,7 @@ pub(super) fn run(program: &[String], input: &str) -> Result<String, FirewallErr
     let name = program.first().cloned().unwrap_or_default();
     let failed = |source| FirewallError::Run { program: name.clone(), source };
     let path = std::env::var("PATH").unwrap_or_default();
-    let mut child = Command::new(&name)
+    let child = Command::new(&name)
         .args(program.iter().skip(1))
         .env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin"))
         .env("LC_ALL", "C")
@@ -90,14 +105,8 @@ pub(super) fn run(program: &[String], input: &str) -> Result<String, FirewallErr
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that refuses early closes its input; its exit status tells more than EPIPE.
-        match stdin.write_all(input.as_bytes()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(failed(error)),
-            _ => {}
-        }
-    }
-    let output = child.wait_with_output().map_err(failed)?;
+    let output = output_within(child, input.to_owned()).map_err(failed)?;
+    let output = output.ok_or_else(|| FirewallError::Slow { program: name.clone() })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -105,5 +114,48 @@ pub(super) fn run(program: &[String], input: &str) -> Result<String, FirewallErr
     match message.contains("xtables lock") {
         true => Err(FirewallError::Locked),
         false => Err(FirewallError::Refused { program: name, message: printable(message.trim(), 300) }),
+    }
+}
+
+/// Feeds `child` and waits for its end; one that takes longer than [`LIMIT`] is killed.
+fn output_within(child: Child, input: String) -> io::Result<Option<Output>> {
+    let pid = Pid::from_child(&child);
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(feed(child, &input)));
+    match receiver.recv_timeout(LIMIT) {
+        Ok(output) => output.map(Some),
+        Err(_) => {
+            kill_process(pid, Signal::KILL)?;
+            Ok(None)
+        }
+    }
+}
+
+fn feed(mut child: Child, input: &str) -> io::Result<Output> {
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that refuses early closes its input; its exit status tells more than EPIPE.
+        match stdin.write_all(input.as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+            _ => {}
+        }
+    }
+    child.wait_with_output()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_gets_its_input_and_gives_its_output() {
+        assert_eq!(run(&["cat".to_owned()], "add table inet x\n").unwrap(), "add table inet x\n");
+        assert!(matches!(run(&["false".to_owned()], ""), Err(FirewallError::Refused { .. })));
+        assert!(matches!(run(&["no-such-program".to_owned()], ""), Err(FirewallError::Run { .. })));
+    }
+
+    #[test]
+    fn a_program_that_never_ends_is_given_up() {
+        let error = run(&["sleep".to_owned(), "3600".to_owned()], "").unwrap_err();
+        assert!(matches!(error, FirewallError::Slow { .. }) && error.is_temporary());
     }
 }

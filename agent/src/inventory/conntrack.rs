@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use deadlight_shared::Protocol;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{self, ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_NETFILTER};
@@ -22,14 +22,14 @@ pub struct Flow {
     pub answers: SocketAddr,
 }
 
-/// Why flows cannot be listed.
+/// Why flows cannot be listed or forgotten.
 #[derive(Debug, thiserror::Error)]
 pub enum ConntrackError {
     /// The netlink socket fails.
     #[error("failed to ask the kernel for tracked flows")]
     Socket(#[source] io::Error),
     /// The kernel refuses: no permission, or no connection tracking.
-    #[error("the kernel refuses to list tracked flows")]
+    #[error("the kernel refuses to list or forget tracked flows")]
     Refused(#[source] io::Error),
     /// An answer that is no netlink message.
     #[error("failed to read the kernel's list of tracked flows: {0}")]
@@ -45,17 +45,27 @@ pub fn dump() -> Result<Vec<Flow>, ConntrackError> {
     Ok(flows)
 }
 
+/// Makes the kernel forget `flow`; one that is gone already is no error.
+pub fn forget(flow: &Flow) -> Result<(), ConntrackError> {
+    let request = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(original(flow))]);
+    let socket = ask(family_of(flow.source.ip()), NLM_F_REQUEST | NLM_F_ACK, request)?;
+    let (datagram, _) = socket.recv_from_full().map_err(ConntrackError::Socket)?;
+    match decode(&datagram)?.payload {
+        NetlinkPayload::Error(error) => match error.to_io() {
+            gone if error.code.is_none() || gone.kind() == io::ErrorKind::NotFound => Ok(()),
+            refused => Err(ConntrackError::Refused(refused)),
+        },
+        _ => Ok(()),
+    }
+}
+
 fn dump_family(family: NetfilterProtoFamily, flows: &mut Vec<Flow>) -> Result<(), ConntrackError> {
-    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(ConntrackError::Socket)?;
-    socket.bind_auto().map_err(ConntrackError::Socket)?;
-    socket.connect(&NetlinkAddress::new(0, 0)).map_err(ConntrackError::Socket)?;
-    socket.send(&request(family), 0).map_err(ConntrackError::Socket)?;
+    let socket = ask(family, NLM_F_REQUEST | NLM_F_DUMP, ConntrackMessage::Get(Vec::new()))?;
     loop {
         let (datagram, _) = socket.recv_from_full().map_err(ConntrackError::Socket)?;
         let mut rest = datagram.as_slice();
         while !rest.is_empty() {
-            let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
-                .map_err(|error| ConntrackError::Decode(error.to_string()))?;
+            let message = decode(rest)?;
             let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
             match message.payload {
                 NetlinkPayload::Done(_) => return Ok(()),
@@ -71,15 +81,43 @@ fn dump_family(family: NetfilterProtoFamily, flows: &mut Vec<Flow>) -> Result<()
     }
 }
 
-fn request(family: NetfilterProtoFamily) -> Vec<u8> {
+fn ask(family: NetfilterProtoFamily, flags: u16, request: ConntrackMessage) -> Result<Socket, ConntrackError> {
     let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let get = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), ConntrackMessage::Get(Vec::new()));
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(get));
+    header.flags = flags;
+    let request = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request);
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    bytes
+
+    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(ConntrackError::Socket)?;
+    socket.bind_auto().map_err(ConntrackError::Socket)?;
+    socket.connect(&NetlinkAddress::new(0, 0)).map_err(ConntrackError::Socket)?;
+    socket.send(&bytes, 0).map_err(ConntrackError::Socket)?;
+    Ok(socket)
+}
+
+fn decode(bytes: &[u8]) -> Result<NetlinkMessage<NetfilterMessage>, ConntrackError> {
+    NetlinkMessage::deserialize(bytes).map_err(|error| ConntrackError::Decode(error.to_string()))
+}
+
+fn family_of(address: IpAddr) -> NetfilterProtoFamily {
+    if address.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 }
+}
+
+fn original(flow: &Flow) -> Vec<Tuple> {
+    let protocol = match flow.protocol {
+        Protocol::Tcp => conntrack::Protocol::Tcp,
+        Protocol::Udp => conntrack::Protocol::Udp,
+    };
+    vec![
+        Tuple::Ip(vec![IPTuple::SourceAddress(flow.source.ip()), IPTuple::DestinationAddress(flow.destination.ip())]),
+        Tuple::Proto(vec![
+            ProtoTuple::Protocol(protocol),
+            ProtoTuple::SourcePort(flow.source.port()),
+            ProtoTuple::DestinationPort(flow.destination.port()),
+        ]),
+    ]
 }
 
 fn flow(message: NetfilterMessage) -> Option<Flow> {

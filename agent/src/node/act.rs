@@ -9,8 +9,9 @@ use tokio::task::block_in_place;
 
 use super::{Node, NodeError, State};
 use crate::firewall::{Change, Inspection};
-use crate::inventory::{Facts, Listener};
+use crate::inventory::{Facts, Listener, conntrack, interfaces, listeners};
 use crate::ledger::{Closure, Ledger, Origin};
+use crate::plan;
 use crate::reconcile::{Reconciled, converge};
 
 /// What to revert.
@@ -112,13 +113,33 @@ impl Node {
     }
 
     pub(super) fn enforce(&self, ledger: &Ledger, state: &State) -> Result<Reconciled, NodeError> {
-        let policy = self.policy()?;
+        let listeners = block_in_place(listeners::read).map_err(NodeError::Listeners)?;
+        let policy = self.config.policy(&listeners);
         let desired = self.desired(ledger, state);
-        Ok(block_in_place(|| converge(&*self.firewall, &desired, |port| policy.protection(port).is_some()))?)
+        let is_protected = |port| policy.protection(port).is_some();
+        let reconciled = block_in_place(|| converge(&*self.firewall, &desired, is_protected))?;
+        if !reconciled.written.is_empty() {
+            block_in_place(|| forget_reversed(&listeners, &desired.closed));
+        }
+        Ok(reconciled)
     }
 
     pub(super) fn lock(&self) -> Result<Option<File>, NodeError> {
         Ok(block_in_place(|| self.store.lock())?)
+    }
+}
+
+/// After the guard stands, so that no such entry comes to be again.
+fn forget_reversed(listeners: &[Listener], closed: &PortSet) {
+    let addresses: Vec<_> = interfaces::addresses().into_iter().map(|(_, address)| address).collect();
+    let forgotten = conntrack::dump().and_then(|flows| {
+        plan::reversed(&flows, listeners, &addresses, closed).try_for_each(|flow| {
+            tracing::info!(?flow, "a session of a closed port was tracked the wrong way round");
+            conntrack::forget(flow)
+        })
+    });
+    if let Err(error) = forgotten {
+        tracing::warn!("{}: sessions older than all tracking may live on", hint::render(&error));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What shall be closed: pure decisions from an order, the ledger and the local policy.
 
 mod policy;
+mod reversed;
 
 use deadlight_shared::wire::Order;
 use deadlight_shared::{FindingId, Port};
@@ -9,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::ledger::{Closure, Ledger, Origin};
 
 pub use policy::{Policy, Protection};
+pub use reversed::reversed;
 
 /// What is decided about one finding of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]

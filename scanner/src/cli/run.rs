@@ -1,13 +1,13 @@
 //! `run`: sweep, assess, order, prove.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clap::Args;
 use deadlight_shared::hint::{self, HintExt as _};
 use deadlight_shared::tls::Credentials;
 use deadlight_shared::wire::{Order, Report};
-use deadlight_shared::{Finding, Name, PortSet};
+use deadlight_shared::{Finding, Name, Port, PortSet};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -99,26 +99,39 @@ impl Scanner {
         self.store.keep(assessment.findings.clone())?;
         self.story.sweep(&self.config, &sweep, &assessment);
 
-        let ordered = self.order(&sweep, &mut assessment, today).await?;
+        let reports = self.order(&sweep, &mut assessment, today).await?;
+        let ordered = reports.keys().cloned().collect();
         let rescans = round::rescans(&self.config, &expectations, &assessment, &ordered);
         self.story.rescan(&rescans);
         let checked = rescan(&rescans, self.config.rate, net::in_flight_limit()).await;
         round::take_proofs(&mut assessment, &checked, Timestamp::now());
         self.store.keep(assessment.findings.clone())?;
-        self.story.proofs(&checked);
+        self.story.proofs(&checked, &self.dropped_since(&reports).await);
 
         let ending = round::ending(&self.config, &sweep, &assessment);
         self.story.ending(&ending);
         Ok(ending)
     }
 
-    /// Sends every agent its order; the nodes whose agent has taken it.
+    /// Packets that each guard dropped for each port since its report. Shown beside a proof, never part of it.
+    async fn dropped_since(&self, reports: &BTreeMap<Name, Report>) -> BTreeMap<(Name, Port), u64> {
+        let mut grown = BTreeMap::new();
+        for (node, report) in reports.iter().filter(|(_, report)| !report.outcomes.is_empty()) {
+            match self.agents[node].status().await {
+                Ok(status) => grown.extend(round::dropped_since(report, &status)),
+                Err(error) => tracing::warn!(%node, "{}", hint::render(&error)),
+            }
+        }
+        grown
+    }
+
+    /// Sends every agent its order; the reports of those that have taken it.
     async fn order(
         &mut self,
         sweep: &Sweep,
         assessment: &mut Assessment,
         today: jiff::civil::Date,
-    ) -> Result<BTreeSet<Name>, Failure> {
+    ) -> Result<BTreeMap<Name, Report>, Failure> {
         let mut sending = JoinSet::new();
         for node in &self.config.nodes {
             let Some(agent) = self.agents.get(&node.name).cloned() else { continue };
@@ -133,20 +146,20 @@ impl Scanner {
             let (node, answer) = joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
             answers.insert(node, answer);
         }
-        let mut ordered = BTreeSet::new();
+        let mut reports = BTreeMap::new();
         for node in &self.config.nodes {
-            match answers.get(&node.name) {
+            match answers.remove(&node.name) {
                 None => {}
-                Some(Err(error)) => self.story.no_report(&node.name, &self.agents[&node.name], error),
+                Some(Err(error)) => self.story.no_report(&node.name, &self.agents[&node.name], &error),
                 Some(Ok(report)) => {
-                    self.story.report(report, assessment);
-                    round::take_report(assessment, report);
-                    ordered.insert(node.name.clone());
+                    self.story.report(&report, assessment);
+                    round::take_report(assessment, &report);
+                    reports.insert(node.name.clone(), report);
                 }
             }
         }
         self.store.keep(assessment.findings.clone())?;
-        Ok(ordered)
+        Ok(reports)
     }
 }
 

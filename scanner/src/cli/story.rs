@@ -1,13 +1,13 @@
 //! What a round did, line by line, for a person who watches it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use deadlight_shared::text::printable;
 use deadlight_shared::wire::{Outcome, OutcomeStatus, Report};
-use deadlight_shared::{Finding, FindingStatus, Name, Observation, PortSet, PortState};
+use deadlight_shared::{Finding, FindingStatus, Name, Observation, Port, PortSet, PortState};
 
 use super::{counted, written};
 use crate::assess::Assessment;
@@ -113,11 +113,18 @@ impl Story {
         self.line(PLAIN, "RESCAN", format_args!("{ports} at {addresses}"));
     }
 
-    pub(super) fn proofs(self, checked: &[Checked]) {
+    /// `dropped` is what the guards say they dropped meanwhile, by node and port.
+    pub(super) fn proofs(self, checked: &[Checked], dropped: &BTreeMap<(Name, Port), u64>) {
         for Checked { node, address, port, verdict } in checked {
             let target = format_args!("{node} {address} {port}");
             match verdict {
-                Verdict::Closed(evidence) => self.line(GOOD, "PROOF", format_args!("{target} is closed: {evidence}")),
+                Verdict::Closed(evidence) => {
+                    let guard = match dropped.get(&(node.clone(), *port)) {
+                        Some(packets) => format!("; the guard dropped {packets} packets for {port} meanwhile"),
+                        None => String::new(),
+                    };
+                    self.line(GOOD, "PROOF", format_args!("{target} is closed: {evidence}{guard}"));
+                }
                 Verdict::StillOpen => self.line(ALARM, "NO PROOF", format_args!("{target} is still open: it answered")),
                 Verdict::Unproven(why) => self.line(DOUBT, "NO PROOF", format_args!("{target}: {why}")),
             }

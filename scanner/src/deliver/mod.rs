@@ -6,8 +6,9 @@ use deadlight_shared::Name;
 use deadlight_shared::identity::Identity;
 use deadlight_shared::text::printable;
 use deadlight_shared::tls::{Credentials, TlsError};
-use deadlight_shared::wire::{MAX_BODY, Order, OrderError, OrderMark, Problem, Report};
-use reqwest::{Client, Response, StatusCode, Url};
+use deadlight_shared::wire::{MAX_BODY, Order, OrderError, OrderMark, Problem, Report, Status};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Covers an agent that waits for another program's hold on the firewall.
@@ -55,8 +56,8 @@ pub enum DeliverError {
         /// Its words.
         detail: String,
     },
-    /// The answer is no report.
-    #[error("failed to read the agent's report")]
+    /// The answer is not what was asked for.
+    #[error("failed to read the agent's answer")]
     Malformed(#[source] serde_json::Error),
     /// The answer is a report of another version or node.
     #[error("the agent answered with a report of {} for node {}", printable(.schema, SHOWN), .node)]
@@ -104,11 +105,25 @@ impl Agent {
     /// Sends `order`; the report of what was done.
     pub async fn deliver(&self, order: &Order) -> Result<Report, DeliverError> {
         order.check()?;
+        let report: Report = self.ask(self.client.put(self.path("/v1/exposures")).json(order)).await?;
+        self.accept(report, OrderMark { epoch: order.epoch, sequence: order.sequence })
+    }
+
+    /// The agent's state of health.
+    pub async fn status(&self) -> Result<Status, DeliverError> {
+        self.ask(self.client.get(self.path("/v1/status"))).await
+    }
+
+    fn path(&self, path: &str) -> Url {
+        let mut url = self.url.clone();
+        url.set_path(path);
+        url
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, DeliverError> {
         let reach =
             |source: reqwest::Error| DeliverError::Reach { url: self.url.clone(), source: source.without_url() };
-        let mut url = self.url.clone();
-        url.set_path("/v1/exposures");
-        let response = self.client.put(url).json(order).send().await.map_err(reach)?;
+        let response = request.send().await.map_err(reach)?;
         let status = response.status();
         let body = bounded(response).await?.map_err(reach)?;
         if !status.is_success() {
@@ -118,8 +133,7 @@ impl Agent {
             };
             return Err(DeliverError::Said { status, detail });
         }
-        let report: Report = serde_json::from_slice(&body).map_err(DeliverError::Malformed)?;
-        self.accept(report, OrderMark { epoch: order.epoch, sequence: order.sequence })
+        serde_json::from_slice(&body).map_err(DeliverError::Malformed)
     }
 
     fn accept(&self, report: Report, ours: OrderMark) -> Result<Report, DeliverError> {

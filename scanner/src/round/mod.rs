@@ -10,7 +10,7 @@ pub use result::{Ending, ending};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use deadlight_shared::wire::{Outcome, OutcomeStatus, Report};
+use deadlight_shared::wire::{ClosedPort, Outcome, OutcomeStatus, Report, Status};
 use deadlight_shared::{Finding, FindingId, FindingStatus, Name, Port, PortSet};
 use jiff::Timestamp;
 
@@ -33,6 +33,16 @@ pub fn take_report(assessment: &mut Assessment, report: &Report) {
             None => continue,
         };
     }
+}
+
+/// Packets that the guard dropped for each port of `report` between it and `status`.
+pub fn dropped_since(report: &Report, status: &Status) -> BTreeMap<(Name, Port), u64> {
+    let before: BTreeMap<Port, u64> = report.outcomes.iter().map(|o| (o.port(), o.dropped)).collect();
+    let grown = |closed: &ClosedPort| {
+        let before = before.get(&closed.port)?;
+        Some(((report.node.clone(), closed.port), closed.dropped.saturating_sub(*before)))
+    };
+    status.closed.iter().filter_map(grown).collect()
 }
 
 /// What to look at again: every port that has a finding to be proven, at every address of every

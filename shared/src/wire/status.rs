@@ -18,11 +18,20 @@ pub struct Status {
     /// Version of the agent.
     pub version: String,
     /// Ports that shall be closed.
-    pub closed: Vec<Port>,
+    pub closed: Vec<ClosedPort>,
     /// Whether the kernel holds exactly the rules that it should.
     pub in_force: bool,
     /// What is wrong or missing, one sentence each; empty when all is well.
     pub problems: Vec<String>,
+}
+
+/// A closed port and what came against it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedPort {
+    /// The port.
+    pub port: Port,
+    /// Packets that the guard dropped for it so far.
+    pub dropped: u64,
 }
 
 impl Status {
