@@ -1,6 +1,5 @@
 //! The agent's configuration file.
 
-use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +10,7 @@ use deadlight_shared::{Name, Port, PortSet, Protocol};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::inventory::{Listener, interfaces};
+use crate::inventory::{Listener, Process, interfaces};
 use crate::plan::{Policy, Protection};
 
 /// The commented default file, as `--print-config` shows it.
@@ -48,19 +47,14 @@ impl Config {
         }
     }
 
-    /// Interfaces that face the outside: as configured, else those with a default route.
-    pub fn outside(&self) -> BTreeSet<String> {
-        match self.outside.is_empty() {
-            true => interfaces::with_default_route(),
-            false => self.outside.iter().cloned().collect(),
-        }
-    }
-
     /// The local policy; `listeners` are looked through for sshd.
     pub fn policy(&self, listeners: &[Listener]) -> Policy {
-        let is_sshd =
-            |listener: &&Listener| listener.process.as_ref().is_some_and(|process| process.program.starts_with("sshd"));
-        let sshd = listeners.iter().filter(is_sshd).map(|listener| listener.port);
+        let held = |is_it: fn(&Process) -> bool| -> PortSet {
+            let held = listeners.iter().filter(|listener| listener.process.as_ref().is_some_and(is_it));
+            held.map(|listener| listener.port).collect()
+        };
+        let sshd = held(|process| process.program.starts_with("sshd"));
+        let init = held(|process| process.pid == 1);
         let mut local = PortSet::default();
         self.protected.iter().for_each(|ports| local.extend(ports));
         let own = Port::new(Protocol::Tcp, self.listen.port());
@@ -68,7 +62,8 @@ impl Config {
         Policy {
             protected: vec![
                 protection(Port::new(Protocol::Tcp, 22).into_iter().collect(), "ssh may be the only way in"),
-                protection(sshd.collect(), "sshd listens on it"),
+                protection(sshd, "sshd listens on it"),
+                protection(init, "process 1 holds it for a unit, which may be ssh.socket"),
                 protection(own.into_iter().collect(), "the agent listens on it"),
                 protection(swarm_control(), "the swarm needs it between its nodes"),
                 protection(local, "the configuration protects it"),
@@ -112,7 +107,6 @@ fn interface_names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::Process;
 
     #[test]
     fn the_sample_is_the_default() {
@@ -122,12 +116,21 @@ mod tests {
 
     #[test]
     fn what_keeps_an_operator_in_is_protected() {
-        let sshd = Process { program: "sshd".to_owned(), ..Process::default() };
-        let listener =
-            Listener { port: "2222/tcp".parse().unwrap(), address: Ipv6Addr::UNSPECIFIED.into(), process: Some(sshd) };
+        let listener = |port: &str, pid, program: &str| Listener {
+            port: port.parse().unwrap(),
+            address: Ipv6Addr::UNSPECIFIED.into(),
+            process: Some(Process { pid, program: program.to_owned(), ..Process::default() }),
+        };
+        let listeners = [
+            listener("2222/tcp", 700, "sshd"),
+            listener("2223/tcp", 1, "systemd"),
+            listener("8080/tcp", 701, "dockerd"),
+        ];
         let config = Config { protected: vec!["9100/tcp".parse().unwrap()], ..Config::default() };
-        let policy = config.policy(&[listener]);
-        for port in ["22/tcp", "2222/tcp", "7443/tcp", "2377/tcp", "7946/tcp", "7946/udp", "4789/udp", "9100/tcp"] {
+        let policy = config.policy(&listeners);
+        for port in
+            ["22/tcp", "2222/tcp", "2223/tcp", "7443/tcp", "2377/tcp", "7946/tcp", "7946/udp", "4789/udp", "9100/tcp"]
+        {
             assert!(policy.protection(port.parse().unwrap()).is_some(), "{port}");
         }
         for port in ["8080/tcp", "22/udp", "4789/tcp", "9100/udp"] {

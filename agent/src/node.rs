@@ -7,8 +7,8 @@ mod answer;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use deadlight_shared::Name;
 use deadlight_shared::wire::{ClosedPort, Explanation, Mode, Status};
+use deadlight_shared::{Name, PortSet};
 use ipnet::IpNet;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::block_in_place;
@@ -16,11 +16,11 @@ use tokio::task::block_in_place;
 use crate::config::Config;
 use crate::explain::{self, Question};
 use crate::firewall::{Desired, Firewall, FirewallError, Inspection};
-use crate::inventory::{Facts, docker, listeners};
+use crate::inventory::{Facts, NetlinkError, docker, interfaces, listeners};
 use crate::ledger::{Ledger, LedgerError, Store};
 use crate::plan::Policy;
 
-pub use act::{Hardened, Selection};
+pub use act::{Hardened, Reverted, Selection};
 
 /// The node.
 pub struct Node {
@@ -49,8 +49,11 @@ pub enum NodeError {
     #[error("failed to bring the rules into force")]
     Firewall(#[from] FirewallError),
     /// The listening sockets cannot be read, so sshd's ports are unknown.
-    #[error("failed to read the listening sockets, so protected ports are unknown")]
+    #[error("failed to see who holds the listening sockets, so protected ports are unknown")]
     Listeners(#[source] std::io::Error),
+    /// The routes cannot be read, so the outside is unknown.
+    #[error("failed to read the routes, so the outside is unknown")]
+    Routes(#[source] NetlinkError),
     /// An order older than one that was taken, whose report is not at hand.
     #[error("the order is older than one that was taken before")]
     Stale,
@@ -76,19 +79,18 @@ impl Node {
     /// Why `question.port` is open and what Deadlight does or would do about it. Changes nothing.
     pub async fn explain(&self, question: Question) -> Result<Explanation, NodeError> {
         let mut state = self.state.lock().await;
-        let facts = self.gather(&mut state).await;
-        let ledger = self.load(&state)?;
-        let desired = self.desired(&ledger, &state);
-        let inspection = block_in_place(|| self.firewall.inspect(&desired))?;
-        let policy = self.policy()?;
         let port = question.port;
+        let facts = self.gather(&mut state, [port].into_iter().collect()).await;
+        let (ledger, policy) = (self.load(&state)?, self.policy()?);
+        let desired = self.desired(&ledger, &policy, &state);
+        let inspection = block_in_place(|| self.firewall.inspect(&desired))?;
         Ok(Explanation {
             schema: Explanation::SCHEMA.to_owned(),
             node: self.name.clone(),
             port,
             cause: explain::cause(question, &facts, &inspection.docker),
             path: explain::path(port, &inspection.docker),
-            closed: ledger.is_closed(port) && inspection.change.is_empty(),
+            closed: desired.closed.contains(port) && inspection.change.is_empty(),
             refused: policy.protection(port).map(|reason| reason.to_string()),
             rules: self.firewall.lines_for(port, &desired, &inspection.docker),
         })
@@ -97,8 +99,8 @@ impl Node {
     /// The node's state of health. Changes nothing.
     pub async fn status(&self) -> Result<Status, NodeError> {
         let state = self.state.lock().await;
-        let ledger = self.load(&state)?;
-        let desired = self.desired(&ledger, &state);
+        let (ledger, policy) = (self.load(&state)?, self.policy()?);
+        let desired = self.desired(&ledger, &policy, &state);
         let inspection = block_in_place(|| self.firewall.inspect(&desired));
         let (mut problems, mut dropped) = (Vec::new(), BTreeMap::new());
         if state.unsaved.is_some() {
@@ -120,8 +122,8 @@ impl Node {
                 inspection.change.is_empty()
             }
         };
-        let closed = ledger.closed();
-        let closed = closed.iter().map(|port| ClosedPort { port, dropped: dropped.get(&port).copied().unwrap_or(0) });
+        let closed =
+            desired.closed.iter().map(|port| ClosedPort { port, dropped: dropped.get(&port).copied().unwrap_or(0) });
         Ok(Status {
             schema: Status::SCHEMA.to_owned(),
             node: self.name.clone(),
@@ -137,15 +139,16 @@ impl Node {
     pub async fn inspect(&self) -> Result<Inspection, NodeError> {
         let mut state = self.state.lock().await;
         self.hear_docker(&mut state).await;
-        let ledger = self.load(&state)?;
-        Ok(block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &state)))?)
+        let (ledger, policy) = (self.load(&state)?, self.policy()?);
+        Ok(block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy, &state)))?)
     }
 
-    fn desired(&self, ledger: &Ledger, state: &State) -> Desired {
+    /// What shall stand. A port that became protected after it was closed is open again.
+    fn desired(&self, ledger: &Ledger, policy: &Policy, state: &State) -> Desired {
         Desired {
-            closed: ledger.closed(),
+            closed: ledger.closed().iter().filter(|port| policy.protection(*port).is_none()).collect(),
             armed: ledger.armed,
-            outside: self.config.outside(),
+            outside: ledger.outside.clone(),
             trusted: self.config.trusted.clone(),
             docker_subnets: state.subnets.clone().unwrap_or_else(default_subnets),
             allowed: ledger.allowed(),
@@ -157,8 +160,14 @@ impl Node {
         Ok(self.config.policy(&listeners))
     }
 
-    fn load(&self, state: &State) -> Result<Ledger, LedgerError> {
-        state.unsaved.clone().map_or_else(|| self.store.load(), Ok)
+    /// The ledger, with the interfaces that face the outside now besides those that once did.
+    fn load(&self, state: &State) -> Result<Ledger, NodeError> {
+        let mut ledger = state.unsaved.clone().map_or_else(|| self.store.load(), Ok)?;
+        match self.config.outside.is_empty() {
+            true => ledger.outside.extend(block_in_place(interfaces::with_default_route).map_err(NodeError::Routes)?),
+            false => ledger.outside = self.config.outside.iter().cloned().collect(),
+        }
+        Ok(ledger)
     }
 
     /// Saves, or keeps the ledger in memory and says so: a full disk never opens a port.
@@ -168,8 +177,8 @@ impl Node {
         error
     }
 
-    async fn gather(&self, state: &mut MutexGuard<'_, State>) -> Facts {
-        let facts = Facts::gather(&self.config.docker_socket).await;
+    async fn gather(&self, state: &mut MutexGuard<'_, State>, ports: PortSet) -> Facts {
+        let facts = Facts::gather(&self.config.docker_socket, ports).await;
         if let Ok(docker) = &facts.docker {
             state.subnets = Some(docker.subnets.clone());
         }

@@ -221,6 +221,8 @@ pub mod as_items {
 
     use super::PortSet;
 
+    const MAX_ITEMS: usize = 1_000;
+
     /// Writes the list.
     pub fn serialize<S: Serializer>(ports: &PortSet, serializer: S) -> Result<S::Ok, S::Error> {
         ports.items().serialize(serializer)
@@ -229,6 +231,9 @@ pub mod as_items {
     /// Reads the list.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PortSet, D::Error> {
         let items = Vec::<String>::deserialize(deserializer)?;
+        if items.len() > MAX_ITEMS {
+            return Err(D::Error::custom(format!("more than {MAX_ITEMS} port ranges in one list")));
+        }
         match items.is_empty() {
             true => Ok(PortSet::default()),
             false => items.join(",").parse().map_err(D::Error::custom),

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -33,6 +33,8 @@ use crate::{
     wait::wait_for,
 };
 
+/// The program that dockerd runs under.
+const SHIM: &str = "deadlight-lab-dockerd";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Docker gives an overlay network named `ingress` this subnet.
 const INGRESS_SUBNET: &str = "10.0.0.0/24";
@@ -62,7 +64,7 @@ impl<'a> Dockerd<'a> {
         let directory = scratch::directory()?;
         let wrappers = directory.path().join("bin");
         fs::create_dir(&wrappers)?;
-        let shim = built("deadlight-lab-dockerd")?;
+        let shim = built(SHIM)?;
         for name in ["iptables", "ip6tables"] {
             symlink(&shim, wrappers.join(name))?;
         }
@@ -138,7 +140,7 @@ impl<'a> Dockerd<'a> {
     /// Stops the engine as its init script would, rules and all.
     pub fn stop(&mut self) -> Result<()> {
         let Some(cell) = self.cell.take() else { return Ok(()) };
-        let dockerd = child_of(child_of(cell.pid())?)?;
+        let dockerd = child_of(child_of(cell.pid(), SHIM)?, "dockerd")?;
         kill(dockerd, Signal::SIGTERM)?;
         cell.wait(PATIENCE)
     }
@@ -146,7 +148,7 @@ impl<'a> Dockerd<'a> {
     /// Stops and starts it; returns when all services answer again.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
-        self.boot(&built("deadlight-lab-dockerd")?)?;
+        self.boot(&built(SHIM)?)?;
         self.settle(None)
     }
 
@@ -237,7 +239,7 @@ impl<'a> Dockerd<'a> {
 
     fn sandbox(&self) -> Result<PathBuf> {
         let cell = self.cell.as_ref().context("dockerd is stopped")?;
-        let root = PathBuf::from(format!("/proc/{}/root", child_of(cell.pid())?));
+        let root = PathBuf::from(format!("/proc/{}/root", child_of(cell.pid(), SHIM)?));
         let directory = self.directory.path().strip_prefix("/")?;
         Ok(root.join(directory).join("exec/netns/ingress_sbox"))
     }
@@ -245,7 +247,7 @@ impl<'a> Dockerd<'a> {
     fn end(&mut self) -> Result<()> {
         if let Some(cell) = self.cell.take() {
             // With its first process the kernel ends the whole pid namespace, containers included.
-            kill(child_of(cell.pid())?, Signal::SIGKILL)?;
+            kill(child_of(cell.pid(), SHIM)?, Signal::SIGKILL)?;
             cell.wait(PATIENCE)?;
         }
         cgroup::remove(&self.cgroup)
@@ -272,18 +274,16 @@ fn has_ipvs(node: &Netns) -> Result<bool> {
     node.enter(|| Ok(Path::new("/proc/thread-self/net/ip_vs").exists()))
 }
 
-fn child_of(parent: Pid) -> Result<Pid> {
+fn child_of(parent: Pid, program: &str) -> Result<Pid> {
+    // The kernel keeps 15 characters of a name. By name, because the first process of the cell inherits orphans.
+    let name = format!("Name:\t{program:.15}");
     let parent_line = format!("PPid:\t{parent}");
-    let mut children = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
-        if status.lines().any(|line| line == parent_line) {
-            children.push(pid);
+        if status.lines().any(|line| line == name) && status.lines().any(|line| line == parent_line) {
+            return Ok(Pid::from_raw(pid));
         }
     }
-    // Orphans that the first process of the cell inherited are younger than what it started.
-    let oldest = children.into_iter().min().with_context(|| format!("process {parent} has no child"))?;
-    ensure!(oldest > 1, "process {oldest} cannot be a child of {parent}");
-    Ok(Pid::from_raw(oldest))
+    bail!("process {parent} has no child {program}")
 }

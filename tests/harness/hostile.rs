@@ -48,12 +48,15 @@ pub fn request(
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let connection = ClientConnection::new(Arc::new(config), ServerName::IpAddress(agent.ip().into()))?;
     let mut tls = StreamOwned::new(connection, stream);
-    write!(
+    let sent = write!(
         tls,
         "{method} {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
-    )
-    .context("send the request")?;
+    );
+    if let Err(error) = sent {
+        // The server may have refused and hung up before; its alert is what counts.
+        return Err(refusal(&mut tls).unwrap_or_else(|| error.into()).context("send the request"));
+    }
     let mut text = String::new();
     // A server may end the connection without close_notify once it has answered.
     if let Err(error) = tls.read_to_string(&mut text)
@@ -63,6 +66,16 @@ pub fn request(
     }
     let status = text.split(' ').nth(1).and_then(|it| it.parse().ok()).with_context(|| format!("no status: {text}"))?;
     Ok(Response { status, text })
+}
+
+/// The alert that the server left behind.
+fn refusal(tls: &mut StreamOwned<ClientConnection, TcpStream>) -> Option<anyhow::Error> {
+    while tls.conn.read_tls(&mut tls.sock).ok()? > 0 {
+        if let Err(error) = tls.conn.process_new_packets() {
+            return Some(error.into());
+        }
+    }
+    None
 }
 
 #[derive(Debug)]

@@ -238,7 +238,8 @@ fn use_bridge_netfilter() -> Result<()> {
     run(Command::new("modprobe").arg("br_netfilter")).map(drop)
 }
 
-fn plug(here: &Netns, name: &str, there: &Netns, peer: &str) -> Result<()> {
+/// Joins two namespaces by a wire.
+pub fn plug(here: &Netns, name: &str, there: &Netns, peer: &str) -> Result<()> {
     let (here_name, there_name) = (here.name(), there.name());
     run(Command::new("ip")
         .args(["link", "add", name, "netns", here_name, "type", "veth"])

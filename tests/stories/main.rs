@@ -4,6 +4,7 @@ mod architecture;
 mod closed_loop;
 mod docker_socket;
 mod expect;
+mod guard;
 mod harden;
 mod lab_is_true;
 mod node_faults;

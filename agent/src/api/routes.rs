@@ -1,5 +1,6 @@
 //! What a scanner can ask, and the answers to what it must not.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::node::{Node, NodeError};
 
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
-/// The service; every request must carry the peer's [`Identity`] as an extension.
+/// The service; every request must carry the peer's [`Identity`] and address as extensions.
 pub fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/v1/exposures", put(put_exposures))
@@ -30,13 +31,19 @@ pub fn router(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
+/// Longest time that a scanner's clock may be ahead, in seconds: an epoch from the far future would
+/// shut its scanner out for good.
+const EPOCH_AHEAD: i64 = 86_400;
+
 async fn put_exposures(
     State(node): State<Arc<Node>>,
     Extension(peer): Extension<Identity>,
+    Extension(address): Extension<SocketAddr>,
     request: Request,
 ) -> Answer {
     let scanner = scanner(&peer)?;
     let order = read_order(request).await?;
+    let now = Timestamp::now();
     if order.scanner != scanner {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "the order names another scanner than the certificate"));
     }
@@ -46,14 +53,17 @@ async fn put_exposures(
             &format!("the order is for {}, this is {}", order.node, node.name()),
         ));
     }
-    if order.expires_at < Timestamp::now() {
+    if i64::try_from(order.epoch).is_ok_and(|epoch| epoch > now.as_second() + EPOCH_AHEAD) {
+        return Err(Refusal::new(StatusCode::CONFLICT, "the order's epoch lies in the future"));
+    }
+    if order.expires_at < now {
         return Err(Refusal::new(
             StatusCode::CONFLICT,
             "the order has expired; compare the clocks of scanner and node",
         ));
     }
     // In a task of its own: a scanner that hangs up must not leave an order half done.
-    match tokio::spawn(async move { node.answer(&order).await }).await {
+    match tokio::spawn(async move { node.answer(&order, address.ip().to_canonical()).await }).await {
         Ok(report) => json(report),
         Err(_) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the agent failed while carrying out the order")),
     }
@@ -73,13 +83,15 @@ struct ExplainQuery {
 async fn get_explanation(
     State(node): State<Arc<Node>>,
     Extension(peer): Extension<Identity>,
+    Extension(scanner_address): Extension<SocketAddr>,
     Path((protocol, port)): Path<(String, String)>,
     query: Result<Query<ExplainQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Answer {
     scanner(&peer)?;
     let port: Port = format!("{port}/{protocol}").parse().map_err(unprocessable)?;
     let Query(query) = query.map_err(unprocessable)?;
-    json(node.explain(Question { port, address: query.address }).await)
+    let from = Some(scanner_address.ip().to_canonical());
+    json(node.explain(Question { port, address: query.address, from }).await)
 }
 
 type Answer = Result<Response, Refusal>;

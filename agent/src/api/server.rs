@@ -110,6 +110,7 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor, r
     };
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(identity.clone());
+        request.extensions_mut().insert(peer);
         router.clone().oneshot(request)
     });
     let connection = http1::Builder::new()

@@ -10,14 +10,15 @@ use deadlight_shared::Identity;
 use deadlight_shared::hint::{self, HintExt as _};
 use deadlight_shared::tls::Credentials;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::MissedTickBehavior;
 
 use crate::api::{Server, router};
 use crate::config::Config;
 use crate::firewall::{Change, Linux};
 use crate::node::{Node, NodeError};
 
-const RECONCILE_EVERY: Duration = Duration::from_secs(15);
+const RECONCILE_EVERY: Duration = Duration::from_secs(5);
+/// At start the network may not be there yet.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("DEADLIGHT_LOG").unwrap_or_else(|_| "info".into());
@@ -40,7 +41,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     report("guard in place", node.arm().await);
     let server = Server::bind(listen, &credentials, router(Arc::clone(&node)))
         .await
-        .hint("is another agent running? `ss -lntp` shows who listens")?;
+        .hint("`listen` must be an address of this node that nobody else listens on; `ss -lntp` shows who does")?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     let stop = async move {
@@ -56,17 +57,17 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
 
 /// Puts back what was lost, again and again.
 async fn keep(node: Arc<Node>) {
-    let mut ticks = tokio::time::interval(RECONCILE_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        report("drift repaired", node.reconcile().await);
+        let kept = report("drift repaired", node.reconcile().await);
+        tokio::time::sleep(if kept { RECONCILE_EVERY } else { RETRY_AFTER }).await;
     }
 }
 
-fn report(what: &str, result: Result<Vec<Change>, NodeError>) {
-    match result {
+/// Logs what came of it; whether it went well.
+fn report(what: &str, result: Result<Vec<Change>, NodeError>) -> bool {
+    match &result {
         Ok(written) => written.iter().for_each(|change| tracing::warn!(%change, "{what}")),
-        Err(error) => tracing::error!("{}", hint::render(&error)),
+        Err(error) => tracing::error!("{}", hint::render(error)),
     }
+    result.is_ok()
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use deadlight_shared::PortSet;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{hinted, print};
+use super::{complain, hinted, print, warn_unsaved};
 use crate::node::{Hardened, Node};
 
 const AGAIN: Duration = Duration::from_secs(5);
@@ -16,6 +16,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(super) async fn harden(node: &Node, allow: &PortSet, once: bool, dry_run: bool) -> anyhow::Result<ExitCode> {
     let hardened = node.harden(allow, dry_run).await.map_err(hinted)?;
     print(&describe(&hardened, allow, dry_run))?;
+    warn_unsaved(hardened.unsaved.as_ref(), "the rules stand, but not after a restart");
     if once || dry_run {
         return Ok(ExitCode::SUCCESS);
     }
@@ -27,9 +28,10 @@ pub(super) async fn harden(node: &Node, allow: &PortSet, once: bool, dry_run: bo
             _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
             () = tokio::time::sleep(AGAIN) => {}
         }
-        let hardened = node.harden(allow, false).await.map_err(hinted)?;
-        if !hardened.written.is_empty() {
-            print(&describe(&hardened, allow, false))?;
+        match node.harden(allow, false).await.map_err(hinted) {
+            Ok(hardened) if hardened.written.is_empty() => {}
+            Ok(hardened) => print(&describe(&hardened, allow, false))?,
+            Err(error) => complain(&error),
         }
     }
 }

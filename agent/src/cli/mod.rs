@@ -15,6 +15,7 @@ use deadlight_shared::{Name, Port, PortSet};
 
 use crate::config::{Config, SAMPLE};
 use crate::firewall::Linux;
+use crate::ledger::LedgerError;
 use crate::node::{Node, NodeError, Selection, host_name};
 
 /// Says why a port of this node is open, and closes it.
@@ -129,11 +130,13 @@ fn node(config: Config) -> anyhow::Result<Node> {
 fn hinted(error: NodeError) -> anyhow::Error {
     let remedy = match &error {
         NodeError::Firewall(cause) => cause.remedy(),
-        NodeError::Ledger(crate::ledger::LedgerError::Corrupt { .. }) => {
+        NodeError::Ledger(LedgerError::Corrupt { .. } | LedgerError::Version { .. }) => {
             "nothing was changed and the rules stand; move the file away to start with an empty ledger"
         }
         NodeError::Ledger(_) => "run as root, or set state_dir to a directory that can be written",
-        NodeError::Listeners(_) | NodeError::Stale => return error.into(),
+        NodeError::Listeners(_) => "run as root",
+        NodeError::Routes(_) => "name the interfaces in the configuration: outside = [\"eth0\"]",
+        NodeError::Stale => return error.into(),
     };
     Err::<(), _>(error).hint(remedy).map_or_else(Into::into, |()| anyhow!(remedy))
 }
@@ -146,9 +149,22 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// What an operator must know when the ledger could not be saved.
+fn warn_unsaved(unsaved: Option<&LedgerError>, consequence: &str) {
+    if let Some(error) = unsaved {
+        let chain = hint::render(error);
+        let chain = chain.trim_start_matches("error: ");
+        let _best_effort = writeln!(io::stderr(), "warning: state not persisted: {chain}; {consequence}");
+    }
+}
+
+fn complain(error: &anyhow::Error) {
+    let _best_effort = writeln!(io::stderr(), "{}", hint::render(&**error));
+}
+
 fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        let _best_effort = writeln!(io::stderr(), "{}", hint::render(&*error));
+        complain(&error);
         ExitCode::from(2)
     })
 }

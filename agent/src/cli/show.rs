@@ -8,16 +8,16 @@ use deadlight_shared::Port;
 use deadlight_shared::text::printable;
 use deadlight_shared::wire::ClosedPort;
 
-use super::{hinted, print};
+use super::{hinted, print, warn_unsaved};
 use crate::explain::Question;
 use crate::firewall::Change;
-use crate::node::{Node, Selection};
+use crate::node::{Node, Reverted, Selection};
 
 /// Longest line of foreign text that is shown.
 const LINE: usize = 300;
 
 pub(super) async fn explain(node: &Node, port: Port, address: Option<IpAddr>) -> anyhow::Result<ExitCode> {
-    let explanation = node.explain(Question { port, address }).await.map_err(hinted)?;
+    let explanation = node.explain(Question { port, address, from: None }).await.map_err(hinted)?;
     let mut text = format!("{port} on {}\ncause: {}\n", explanation.node, explanation.cause);
     section(&mut text, "because", &explanation.cause.evidence);
     section(&mut text, "rules of others, in order", &explanation.path);
@@ -67,15 +67,15 @@ pub(super) async fn rules(node: &Node) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn revert(node: &Node, selection: Selection) -> anyhow::Result<ExitCode> {
-    let written = node.revert(selection).await.map_err(hinted)?;
+    let Reverted { written, unsaved } = node.revert(selection).await.map_err(hinted)?;
+    warn_unsaved(unsaved.as_ref(), "a running agent will close again what it holds");
     let summary = match (written.is_empty(), selection) {
         (true, _) => "nothing to revert".to_owned(),
         (false, Selection::All) => "reverted: no rule of ours stands".to_owned(),
-        (false, Selection::Port(port)) => {
-            format!(
-                "reverted: {port} is open again as Docker left it; the next order closes it unless the allowlist covers it"
-            )
-        }
+        (false, Selection::Port(port)) => format!(
+            "reverted: {port} is open again as Docker left it; the next order, or a running `harden`, \
+             closes it again unless it is allowed"
+        ),
     };
     let lines: String = written.iter().map(Change::to_string).collect();
     print(&format!("{lines}{summary}\n"))?;

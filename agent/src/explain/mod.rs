@@ -19,6 +19,8 @@ pub struct Question {
     pub port: Port,
     /// The node's address that was probed.
     pub address: Option<IpAddr>,
+    /// Who probed it.
+    pub from: Option<IpAddr>,
 }
 
 /// The best answer that the facts allow.
@@ -66,8 +68,13 @@ impl View<'_> {
                 && self.question.address.is_none_or(|address| flow.destination.ip() == address)
                 && !self.is_ours(flow.source.ip())
         };
-        let flow = self.facts.flows.as_ref().ok()?.iter().rfind(matches)?;
-        let evidence = format!("the probe from {} was answered by {}", flow.source, flow.answers);
+        let flows = || self.facts.flows.iter().flatten().filter(matches);
+        let probe = |flow: &&Flow| Some(flow.source.ip()) == self.question.from;
+        let (flow, who) = match flows().rfind(probe) {
+            Some(flow) => (flow, "the scanner's probe"),
+            None => (flows().next_back()?, "a client"),
+        };
+        let evidence = format!("{who} from {} was answered by {}", flow.source, flow.answers);
         let dnat = self.dnat().find(|dnat| dnat.to == flow.answers.ip());
         let mut cause = match dnat {
             Some(dnat) => self.published(dnat),

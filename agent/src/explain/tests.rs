@@ -72,7 +72,7 @@ impl World {
 
     fn ask(&self, port: &str, address: Option<&str>) -> String {
         let address = address.map(|address| address.parse().unwrap());
-        let question = Question { port: port.parse().unwrap(), address };
+        let question = Question { port: port.parse().unwrap(), address, from: None };
         cause(question, &self.facts, &self.rules).to_string()
     }
 }
@@ -155,6 +155,19 @@ fn a_container_reached_by_its_own_address_is_direct_routing() {
 }
 
 #[test]
+fn the_scanners_own_probe_weighs_more_than_another_client() {
+    let mut world =
+        ingress().flow("198.51.100.11:8080", "172.18.0.2:8080").flow("198.51.100.11:8080", "198.51.100.11:8080");
+    world.facts.flows.as_mut().unwrap()[1].source = "203.0.113.9:5000".parse().unwrap();
+    let from = |from: &str| {
+        let port = "8080/tcp".parse().unwrap();
+        let question = Question { port, address: NODE.parse().ok(), from: from.parse().ok() };
+        cause(question, &world.facts, &world.rules).evidence.swap_remove(0)
+    };
+    assert_eq!(from("198.51.100.1"), "the scanner's probe from 198.51.100.1:40000 was answered by 172.18.0.2:8080");
+}
+
+#[test]
 fn flows_from_the_node_itself_explain_nothing() {
     let mut world = World::new().flow("198.51.100.11:8080", "172.18.0.2:8080");
     world.facts.flows.as_mut().unwrap()[0].source = "172.18.0.1:5000".parse().unwrap();
@@ -165,7 +178,7 @@ fn flows_from_the_node_itself_explain_nothing() {
 fn what_could_not_be_read_is_said() {
     let mut world = World::new();
     world.facts.docker = Err("Docker gave no answer".to_owned());
-    let question = Question { port: "8080/tcp".parse().unwrap(), address: None };
+    let question = Question { port: "8080/tcp".parse().unwrap(), address: None, from: None };
     let cause = cause(question, &world.facts, &world.rules);
     assert_eq!(cause.kind, CauseKind::Unknown);
     assert_eq!(cause.evidence, ["not seen: Docker gave no answer"]);

@@ -38,6 +38,14 @@ pub struct Desired {
     pub allowed: PortSet,
 }
 
+impl Desired {
+    /// Sources that a tightened rule of Docker's still lets through.
+    fn inner_sources(&self) -> Vec<IpNet> {
+        let sources: BTreeSet<IpNet> = self.docker_subnets.iter().chain(&self.trusted).map(IpNet::trunc).collect();
+        sources.into_iter().collect()
+    }
+}
+
 /// One atomic write: a script for one program on standard input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {

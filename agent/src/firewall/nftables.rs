@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use deadlight_shared::{Port, Protocol};
 use ipnet::IpNet;
@@ -144,13 +145,16 @@ pub fn lines_for(port: Port) -> Vec<String> {
     ]
 }
 
-const PREROUTING: [&str; 6] = [
+/// `ct direction` matches no packet that somebody exempted from tracking; for those the port decides.
+const PREROUTING: [&str; 8] = [
     "type filter hook prerouting priority -160; policy accept;",
     "iifname != @outside accept",
     "ip saddr @trusted4 accept",
     "ip6 saddr @trusted6 accept",
     "ct direction original tcp dport @closed_tcp drop",
     "ct direction original udp dport @closed_udp reject",
+    "ct state untracked tcp dport @closed_tcp drop",
+    "ct state untracked udp dport @closed_udp reject",
 ];
 
 /// A session that was open before anything tracked connections is picked up in the middle: by the
@@ -182,6 +186,12 @@ fn address_element(net: &IpNet) -> String {
     }
 }
 
+/// nft prints some IPv6 addresses in another form than we do.
+fn canonical_element(value: &str) -> String {
+    let net = value.parse::<IpNet>().or_else(|_| value.parse::<IpAddr>().map(IpNet::from));
+    net.map_or_else(|_| value.to_owned(), |net| address_element(&net))
+}
+
 fn block<'a>(kind: &str, line: &'a str) -> Option<&'a str> {
     line.strip_prefix(kind)?.strip_prefix(' ')?.strip_suffix(" {")
 }
@@ -210,7 +220,7 @@ fn parse_set(name: &str, body: &str, dropped: &mut BTreeMap<Port, u64>) -> Resul
                 .ok_or_else(|| ParseGuardError(element.to_owned()))?;
             dropped.insert(port, counter.parse().map_err(|_| ParseGuardError(element.to_owned()))?);
         }
-        set.elements.insert(value.to_owned());
+        set.elements.insert(canonical_element(value));
     }
     Ok(set)
 }
@@ -314,6 +324,14 @@ mod tests {
         assert_eq!(Guard::script(Some(&guard), None).unwrap(), "delete table inet deadlight\n");
         assert_eq!(Guard::script(None, None), None);
         assert!(Guard::desired(&Desired { armed: true, ..Desired::default() }).unwrap().closed().is_empty());
+    }
+
+    #[test]
+    fn addresses_are_compared_not_their_spelling() {
+        let trusted = ["::1.2.3.4/128".parse().unwrap(), "2001:db8:0:0::/64".parse().unwrap()];
+        let guard = Guard::desired(&Desired { trusted: trusted.into(), ..desired("8080/tcp") }).unwrap();
+        let spelled = guard.render().replace("::102:304", "::1.2.3.4");
+        assert_eq!(Guard::parse(&spelled).unwrap().0, guard);
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl FirewallError {
         match self {
             Self::Run { .. } => "install the packages nftables and iptables, and run as root",
             Self::Refused { .. } => {
-                "run as root with CAP_NET_ADMIN; `nft list ruleset` shows whether the kernel has nf_tables"
+                "run as root; the guard needs nf_tables of Linux 5.9 or later, `nft list ruleset` shows whether it is there"
             }
             Self::Slow { .. } => "look for a program that rewrites the firewall all the time",
             Self::Locked => "wait, or find the holder with: fuser -v /run/xtables.lock",

@@ -4,10 +4,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use deadlight_shared::Protocol;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_netfilter::conntrack::{self, ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
-use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_NETFILTER};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::netlink::{NetlinkError, exchange};
 
 /// One flow, as both ends of the node see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,83 +24,31 @@ pub struct Flow {
     pub answers: SocketAddr,
 }
 
-/// Why flows cannot be listed or forgotten.
-#[derive(Debug, thiserror::Error)]
-pub enum ConntrackError {
-    /// The netlink socket fails.
-    #[error("failed to ask the kernel for tracked flows")]
-    Socket(#[source] io::Error),
-    /// The kernel refuses: no permission, or no connection tracking.
-    #[error("the kernel refuses to list or forget tracked flows")]
-    Refused(#[source] io::Error),
-    /// An answer that is no netlink message.
-    #[error("failed to read the kernel's list of tracked flows: {0}")]
-    Decode(String),
-}
-
-/// Lists the tracked TCP and UDP flows of both families.
-pub fn dump() -> Result<Vec<Flow>, ConntrackError> {
+/// Lists those tracked TCP and UDP flows of both families that `keep` wants: a node may track
+/// millions.
+pub fn dump(keep: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>, NetlinkError> {
     let mut flows = Vec::new();
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
-        dump_family(family, &mut flows)?;
+        let request = message(family, ConntrackMessage::Get(Vec::new()));
+        exchange(NETLINK_NETFILTER, NLM_F_REQUEST | NLM_F_DUMP, request, |answer| {
+            flows.extend(flow(answer).filter(&keep));
+        })?;
     }
     Ok(flows)
 }
 
 /// Makes the kernel forget `flow`; one that is gone already is no error.
-pub fn forget(flow: &Flow) -> Result<(), ConntrackError> {
-    let request = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(original(flow))]);
-    let socket = ask(family_of(flow.source.ip()), NLM_F_REQUEST | NLM_F_ACK, request)?;
-    let (datagram, _) = socket.recv_from_full().map_err(ConntrackError::Socket)?;
-    match decode(&datagram)?.payload {
-        NetlinkPayload::Error(error) => match error.to_io() {
-            gone if error.code.is_none() || gone.kind() == io::ErrorKind::NotFound => Ok(()),
-            refused => Err(ConntrackError::Refused(refused)),
-        },
-        _ => Ok(()),
+pub fn forget(flow: &Flow) -> Result<(), NetlinkError> {
+    let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(original(flow))]);
+    let request = message(family_of(flow.source.ip()), delete);
+    match exchange(NETLINK_NETFILTER, NLM_F_REQUEST | NLM_F_ACK, request, drop) {
+        Err(NetlinkError::Refused(gone)) if gone.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
 
-fn dump_family(family: NetfilterProtoFamily, flows: &mut Vec<Flow>) -> Result<(), ConntrackError> {
-    let socket = ask(family, NLM_F_REQUEST | NLM_F_DUMP, ConntrackMessage::Get(Vec::new()))?;
-    loop {
-        let (datagram, _) = socket.recv_from_full().map_err(ConntrackError::Socket)?;
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let message = decode(rest)?;
-            let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) if error.code.is_some() => {
-                    return Err(ConntrackError::Refused(error.to_io()));
-                }
-                NetlinkPayload::InnerMessage(message) => flows.extend(flow(message)),
-                _ => {}
-            }
-            // Messages are aligned to four bytes; the last one of a datagram need not be.
-            rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
-        }
-    }
-}
-
-fn ask(family: NetfilterProtoFamily, flags: u16, request: ConntrackMessage) -> Result<Socket, ConntrackError> {
-    let mut header = NetlinkHeader::default();
-    header.flags = flags;
-    let request = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request);
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-
-    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(ConntrackError::Socket)?;
-    socket.bind_auto().map_err(ConntrackError::Socket)?;
-    socket.connect(&NetlinkAddress::new(0, 0)).map_err(ConntrackError::Socket)?;
-    socket.send(&bytes, 0).map_err(ConntrackError::Socket)?;
-    Ok(socket)
-}
-
-fn decode(bytes: &[u8]) -> Result<NetlinkMessage<NetfilterMessage>, ConntrackError> {
-    NetlinkMessage::deserialize(bytes).map_err(|error| ConntrackError::Decode(error.to_string()))
+fn message(family: NetfilterProtoFamily, message: ConntrackMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
 }
 
 fn family_of(address: IpAddr) -> NetfilterProtoFamily {

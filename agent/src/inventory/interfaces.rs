@@ -3,13 +3,29 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// Interfaces with a default route, in either family: what faces the outside unless the
-/// configuration says otherwise. Source: `/proc/net/route` and `/proc/net/ipv6_route`.
-pub fn with_default_route() -> BTreeSet<String> {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let mut names = default_routes_v4(&read("/proc/self/net/route"));
-    names.extend(default_routes_v6(&read("/proc/self/net/ipv6_route")));
-    names
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::netlink::{NetlinkError, exchange};
+
+/// Interfaces with a default route, in either family and any table, each next hop of it: what faces
+/// the outside unless the configuration says otherwise.
+pub fn with_default_route() -> Result<BTreeSet<String>, NetlinkError> {
+    let mut indexes = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut all = RouteMessage::default();
+        all.header.address_family = family;
+        let request = RouteNetlinkMessage::GetRoute(all);
+        exchange(NETLINK_ROUTE, NLM_F_REQUEST | NLM_F_DUMP, request, |answer| {
+            if let RouteNetlinkMessage::NewRoute(route) = answer {
+                indexes.extend(default_interfaces(&route));
+            }
+        })?;
+    }
+    let interfaces = pnet::datalink::interfaces().into_iter();
+    Ok(interfaces.filter(|interface| indexes.contains(&interface.index)).map(|interface| interface.name).collect())
 }
 
 /// All addresses of the node with the interface that holds each.
@@ -28,47 +44,42 @@ pub fn is_valid_name(name: &str) -> bool {
     (1..=15).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-@".contains(&b))
 }
 
-/// Columns: Iface Destination Gateway Flags RefCnt Use Metric Mask …, numbers in hexadecimal.
-fn default_routes_v4(table: &str) -> BTreeSet<String> {
-    const REJECT: u32 = 0x200;
-    let default = |line: &str| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let [name, destination, _, flags, _, _, _, mask, ..] = columns[..] else { return None };
-        let rejects = u32::from_str_radix(flags, 16).ok()? & REJECT != 0;
-        (destination == "00000000" && mask == "00000000" && !rejects).then(|| name.to_owned())
+/// The interfaces of a route, if it is a default route that leads somewhere.
+fn default_interfaces(route: &RouteMessage) -> Vec<u32> {
+    if route.header.destination_prefix_length != 0 || route.header.kind != RouteType::Unicast {
+        return Vec::new();
+    }
+    let interfaces = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
     };
-    table.lines().skip(1).filter_map(default).collect()
-}
-
-/// Columns: destination, its prefix length, source, its prefix length, next hop, metric,
-/// references, uses, flags, device; numbers in hexadecimal.
-fn default_routes_v6(table: &str) -> BTreeSet<String> {
-    let default = |line: &str| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let [destination, "00", .., name] = columns[..] else { return None };
-        (destination.bytes().all(|b| b == b'0') && name != "lo").then(|| name.to_owned())
-    };
-    table.lines().filter_map(default).collect()
+    route.attributes.iter().flat_map(interfaces).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netlink_packet_route::route::RouteNextHop;
 
     #[test]
-    fn finds_the_default_routes_of_both_families() {
-        let v4 = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
-                  eth0\t00000000\t016433C6\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
-                  docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
-                  *\t00000000\t00000000\t0200\t0\t0\t0\t00000000\t0\t0\t0\n";
-        assert_eq!(default_routes_v4(v4), ["eth0".to_owned()].into());
-        let zero = "0".repeat(32);
-        let v6 = format!(
-            "{zero} 00 {zero} 00 20010db8005100000000000000000001 00000400 00000001 00000000 00000003     eth1\n\
-             {zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo\n\
-             fe800000000000000000000000000000 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001     eth0\n"
-        );
-        assert_eq!(default_routes_v6(&v6), ["eth1".to_owned()].into());
+    fn every_next_hop_of_a_default_route_counts() {
+        let mut route = RouteMessage::default();
+        route.header.kind = RouteType::Unicast;
+        let hop = |index| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = index;
+            hop
+        };
+        route.attributes = vec![RouteAttribute::Priority(9), RouteAttribute::MultiPath(vec![hop(2), hop(3)])];
+        assert_eq!(default_interfaces(&route), [2, 3]);
+        route.attributes = vec![RouteAttribute::Oif(7)];
+        assert_eq!(default_interfaces(&route), [7]);
+        route.header.kind = RouteType::Unreachable;
+        assert!(default_interfaces(&route).is_empty());
+        route.header.kind = RouteType::Unicast;
+        route.header.destination_prefix_length = 8;
+        assert!(default_interfaces(&route).is_empty());
     }
 
     #[test]

@@ -4,17 +4,21 @@ pub mod conntrack;
 pub mod docker;
 pub mod interfaces;
 pub mod listeners;
+mod netlink;
 
 use std::net::IpAddr;
+
+use deadlight_shared::{Port, PortSet};
 
 pub use conntrack::Flow;
 pub use docker::{Container, DockerFacts, Service};
 pub use listeners::{Listener, Process};
+pub use netlink::NetlinkError;
 
 /// Everything an explanation may rest on. A part that could not be read says why.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// Tracked flows.
+    /// Tracked flows to the ports in question.
     pub flows: Result<Vec<Flow>, String>,
     /// Listening sockets with their processes.
     pub listeners: Result<Vec<Listener>, String>,
@@ -25,11 +29,15 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Reads everything; Docker gets two seconds, its answer is never waited for longer.
-    pub async fn gather(docker_socket: &std::path::Path) -> Self {
+    /// Reads everything that may explain `ports`; Docker gets two seconds, its answer is never
+    /// waited for longer.
+    pub async fn gather(docker_socket: &std::path::Path, ports: PortSet) -> Self {
         let docker = docker::gather(docker_socket).await.map_err(|error| error.to_string());
-        let local = tokio::task::spawn_blocking(|| {
-            let flows = conntrack::dump().map_err(|error| error.to_string());
+        let local = tokio::task::spawn_blocking(move || {
+            let asked = |flow: &Flow| {
+                Port::new(flow.protocol, flow.destination.port()).is_some_and(|port| ports.contains(port))
+            };
+            let flows = conntrack::dump(asked).map_err(|error| error.to_string());
             let listeners = listeners::read().map_err(|error| error.to_string());
             (flows, listeners, interfaces::addresses())
         });

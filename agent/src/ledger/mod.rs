@@ -2,7 +2,7 @@
 
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use deadlight_shared::wire::{OrderMark, Report};
 use deadlight_shared::{Name, Port, PortSet};
@@ -13,16 +13,18 @@ pub use store::{LedgerError, Store};
 
 /// The whole ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Ledger {
     schema: String,
     /// Whether the guard stands even with nothing to close.
     pub armed: bool,
+    /// Interfaces that face the outside or once did: one that lost its route is outside again when
+    /// the route comes back.
+    pub outside: BTreeSet<String>,
     /// Closed ports, one entry each.
     pub closures: Vec<Closure>,
-    /// Ports that the newest order allows.
-    #[serde(with = "deadlight_shared::port_set::as_items")]
-    pub allowed_by_order: PortSet,
+    /// When orders closed ports that were open, as far as the budget still counts it.
+    pub spent: Vec<Timestamp>,
     /// Ports that `harden --allow` named.
     #[serde(with = "deadlight_shared::port_set::as_items")]
     pub allowed_locally: PortSet,
@@ -43,11 +45,11 @@ pub struct Closure {
 }
 
 /// By whose word a port is closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// A scanner's order.
-    Order,
+    /// The order of this scanner.
+    Order(Name),
     /// An operator on this node, by `harden`.
     Local,
 }
@@ -58,12 +60,20 @@ pub enum Origin {
 pub struct Answered {
     /// Its place among the scanner's orders.
     pub mark: OrderMark,
+    /// Ports that it allows.
+    #[serde(with = "deadlight_shared::port_set::as_items")]
+    pub allow: PortSet,
     /// The answer; missing while the order is being carried out.
     pub report: Option<Report>,
 }
 
 impl Ledger {
     const SCHEMA: &str = "deadlight.ledger/v1";
+
+    /// Whether it is of the version that this program writes.
+    fn is_current(&self) -> bool {
+        self.schema == Self::SCHEMA
+    }
 
     /// Whether `port` is closed.
     pub fn is_closed(&self, port: Port) -> bool {
@@ -77,14 +87,15 @@ impl Ledger {
 
     /// All allowed ports, less those that are closed.
     pub fn allowed(&self) -> PortSet {
-        let mut named = self.allowed_by_order.clone();
-        named.extend(&self.allowed_locally);
+        let mut named = self.allowed_locally.clone();
+        self.orders.values().for_each(|order| named.extend(&order.allow));
         named.iter().filter(|port| !self.is_closed(*port)).collect()
     }
 
-    /// Forgets everything but the orders that were answered, so that none can be replayed.
+    /// Forgets everything but which orders were answered, so that none can be replayed.
     pub fn forget(&mut self) {
-        let orders = std::mem::take(&mut self.orders);
+        let mut orders = std::mem::take(&mut self.orders);
+        orders.values_mut().for_each(|order| order.allow = PortSet::default());
         *self = Self { orders, ..Self::default() };
     }
 
@@ -103,8 +114,9 @@ impl Default for Ledger {
         Self {
             schema: Self::SCHEMA.to_owned(),
             armed: false,
+            outside: BTreeSet::new(),
             closures: Vec::new(),
-            allowed_by_order: PortSet::default(),
+            spent: Vec::new(),
             allowed_locally: PortSet::default(),
             orders: BTreeMap::new(),
         }

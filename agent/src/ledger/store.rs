@@ -47,13 +47,19 @@ pub enum LedgerError {
         source: io::Error,
     },
     /// The file is no ledger. It is left as it is.
-    #[error("{} is not a ledger of this version; it was left untouched", path.display())]
+    #[error("{} is not a ledger; it was left untouched", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         #[source]
         source: serde_json::Error,
+    },
+    /// The ledger was written by another version of the agent. It is left as it is.
+    #[error("{} is a ledger of another version; it was left untouched", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
     },
     /// The new ledger cannot be written; the old one stands.
     #[error("failed to write {}", path.display())]
@@ -103,7 +109,11 @@ impl Store {
     pub fn load(&self) -> Result<Ledger, LedgerError> {
         let path = self.file();
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| LedgerError::Corrupt { path, source }),
+            Ok(bytes) => match serde_json::from_slice::<Ledger>(&bytes) {
+                Ok(ledger) if ledger.is_current() => Ok(ledger),
+                Ok(_) => Err(LedgerError::Version { path }),
+                Err(source) => Err(LedgerError::Corrupt { path, source }),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ledger::default()),
             Err(source) => Err(LedgerError::Read { path, source }),
         }
@@ -139,9 +149,10 @@ mod tests {
         let _lock = store.lock().unwrap();
         let mut ledger = store.load().unwrap();
         assert_eq!(ledger, Ledger::default());
-        ledger.close(closure(Origin::Order));
+        let order = Origin::Order("office-a".parse().unwrap());
+        ledger.close(closure(order.clone()));
         ledger.close(closure(Origin::Local));
-        ledger.close(closure(Origin::Order));
+        ledger.close(closure(order));
         assert_eq!(ledger.closures, [closure(Origin::Local)]);
         store.save(&ledger).unwrap();
         assert_eq!(store.load().unwrap(), ledger);
@@ -155,5 +166,14 @@ mod tests {
         let error = Store::new(directory.path()).load().unwrap_err();
         assert!(matches!(error, LedgerError::Corrupt { .. }));
         assert_eq!(fs::read(&file).unwrap(), b"{\"schema\":");
+        fs::write(&file, b"{\"schema\":\"deadlight.ledger/v9\"}").unwrap();
+        assert!(matches!(Store::new(directory.path()).load(), Err(LedgerError::Version { .. })));
+    }
+
+    #[test]
+    fn a_ledger_that_knows_less_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("ledger.json"), b"{\"schema\":\"deadlight.ledger/v1\"}").unwrap();
+        assert_eq!(Store::new(directory.path()).load().unwrap(), Ledger::default());
     }
 }

@@ -9,8 +9,8 @@ use tokio::task::block_in_place;
 
 use super::{Node, NodeError, State};
 use crate::firewall::{Change, Inspection};
-use crate::inventory::{Facts, Listener, conntrack, interfaces, listeners};
-use crate::ledger::{Closure, Ledger, Origin};
+use crate::inventory::{Facts, Flow, Listener, conntrack, interfaces, listeners};
+use crate::ledger::{Closure, Ledger, LedgerError, Origin};
 use crate::plan;
 use crate::reconcile::{Reconciled, converge};
 
@@ -26,46 +26,56 @@ pub enum Selection {
 /// The end of `harden`.
 #[derive(Debug)]
 pub struct Hardened {
-    /// Published ports that are closed now.
+    /// Ports that are closed now.
     pub closed: PortSet,
     /// Published ports that were left open although nobody allowed them, with the reason.
     pub refused: Vec<String>,
     /// What was written; for a dry run, what would be.
     pub written: Vec<Change>,
+    /// Why the ledger could not be saved; the rules stand all the same.
+    pub unsaved: Option<LedgerError>,
+}
+
+/// The end of `revert`.
+#[derive(Debug)]
+pub struct Reverted {
+    /// What was written.
+    pub written: Vec<Change>,
+    /// Why the ledger could not be saved: a running agent will close again what it holds.
+    pub unsaved: Option<LedgerError>,
 }
 
 impl Node {
     /// Puts the guard in place before there is anything to close. In observe mode, nothing is done.
     pub async fn arm(&self) -> Result<Vec<Change>, NodeError> {
-        if self.config.mode == Mode::Enforce {
-            let mut state = self.state.lock().await;
-            let _lock = self.lock()?;
-            let mut ledger = self.load(&state)?;
-            ledger.armed = true;
-            if let Some(error) = self.save(&ledger, &mut state) {
-                tracing::error!("state not persisted: {}", hint::render(&error));
-            }
-        }
-        self.reconcile().await
+        self.reconcile_as(true).await
     }
 
     /// Puts back whatever is missing from the kernel. In observe mode, nothing is done.
     pub async fn reconcile(&self) -> Result<Vec<Change>, NodeError> {
+        self.reconcile_as(false).await
+    }
+
+    async fn reconcile_as(&self, arm: bool) -> Result<Vec<Change>, NodeError> {
         if self.config.mode == Mode::Observe {
             return Ok(Vec::new());
         }
         let mut state = self.state.lock().await;
         self.hear_docker(&mut state).await;
         let _lock = self.lock()?;
-        let ledger = self.load(&state)?;
-        if state.unsaved.is_some() && self.save(&ledger, &mut state).is_none() {
-            tracing::info!("the state directory can be written again");
+        let mut ledger = self.load(&state)?;
+        ledger.armed |= arm;
+        if state.unsaved.is_some() || ledger != self.store.load()? {
+            match self.save(&ledger, &mut state) {
+                None => tracing::debug!("ledger saved"),
+                Some(error) => tracing::error!("state not persisted: {}", hint::render(&error)),
+            }
         }
         Ok(self.enforce(&ledger, &state)?.written)
     }
 
     /// Opens again what the agent closed. An operator's local command, whatever the mode.
-    pub async fn revert(&self, selection: Selection) -> Result<Vec<Change>, NodeError> {
+    pub async fn revert(&self, selection: Selection) -> Result<Reverted, NodeError> {
         let mut state = self.state.lock().await;
         self.hear_docker(&mut state).await;
         let _lock = self.lock()?;
@@ -74,20 +84,19 @@ impl Node {
             Selection::Port(port) => ledger.closures.retain(|closure| closure.port != port),
             Selection::All => ledger.forget(),
         }
-        block_in_place(|| self.store.save(&ledger))?;
-        Ok(self.enforce(&ledger, &state)?.written)
+        let unsaved = self.save(&ledger, &mut state);
+        let written = self.enforce(&ledger, &state)?.written;
+        Ok(Reverted { written, unsaved })
     }
 
     /// Closes everything published but `allow`. An operator's local command, whatever the mode.
     pub async fn harden(&self, allow: &PortSet, dry_run: bool) -> Result<Hardened, NodeError> {
         let mut state = self.state.lock().await;
-        let facts = self.gather(&mut state).await;
+        let facts = self.gather(&mut state, PortSet::default()).await;
         let _lock = self.lock()?;
-        let old = self.load(&state)?;
-        let inspection = block_in_place(|| self.firewall.inspect(&self.desired(&old, &state)))?;
+        let (mut ledger, policy) = (self.load(&state)?, self.policy()?);
+        let inspection = block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy, &state)))?;
         let published = published(&inspection, &facts);
-        let policy = self.policy()?;
-        let mut ledger = old.clone();
         ledger.allowed_locally = allow.clone();
         ledger.closures.retain(|closure| !allow.contains(closure.port));
         let mut refused = Vec::new();
@@ -97,25 +106,23 @@ impl Node {
                 None => ledger.close(Closure { port, origin: Origin::Local, since: Timestamp::now() }),
             }
         }
-        let written = match dry_run {
-            true => {
-                let change = block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &state)))?.change;
-                Some(change).filter(|change| !change.is_empty()).into_iter().collect()
-            }
-            false => {
-                if ledger != old {
-                    block_in_place(|| self.store.save(&ledger))?;
-                }
-                self.enforce(&ledger, &state)?.written
-            }
-        };
-        Ok(Hardened { closed: ledger.closed(), refused, written })
+        let desired = self.desired(&ledger, &policy, &state);
+        let closed = desired.closed.clone();
+        if dry_run {
+            let change = block_in_place(|| self.firewall.inspect(&desired))?.change;
+            let written = Some(change).filter(|change| !change.is_empty()).into_iter().collect();
+            return Ok(Hardened { closed, refused, written, unsaved: None });
+        }
+        let changed = state.unsaved.is_some() || ledger != self.store.load()?;
+        let unsaved = if changed { self.save(&ledger, &mut state) } else { None };
+        let written = self.enforce(&ledger, &state)?.written;
+        Ok(Hardened { closed, refused, written, unsaved })
     }
 
     pub(super) fn enforce(&self, ledger: &Ledger, state: &State) -> Result<Reconciled, NodeError> {
         let listeners = block_in_place(listeners::read).map_err(NodeError::Listeners)?;
         let policy = self.config.policy(&listeners);
-        let desired = self.desired(ledger, state);
+        let desired = self.desired(ledger, &policy, state);
         let is_protected = |port| policy.protection(port).is_some();
         let reconciled = block_in_place(|| converge(&*self.firewall, &desired, is_protected))?;
         if !reconciled.written.is_empty() {
@@ -132,7 +139,9 @@ impl Node {
 /// After the guard stands, so that no such entry comes to be again.
 fn forget_reversed(listeners: &[Listener], closed: &PortSet) {
     let addresses: Vec<_> = interfaces::addresses().into_iter().map(|(_, address)| address).collect();
-    let forgotten = conntrack::dump().and_then(|flows| {
+    let leaves_closed =
+        |flow: &Flow| Port::new(flow.protocol, flow.source.port()).is_some_and(|port| closed.contains(port));
+    let forgotten = conntrack::dump(leaves_closed).and_then(|flows| {
         plan::reversed(&flows, listeners, &addresses, closed).try_for_each(|flow| {
             tracing::info!(?flow, "a session of a closed port was tracked the wrong way round");
             conntrack::forget(flow)
@@ -144,18 +153,17 @@ fn forget_reversed(listeners: &[Listener], closed: &PortSet) {
 }
 
 /// Every port that Docker publishes: by its rules, by its own word, and by the sockets of
-/// docker-proxy and dockerd, which serve IPv6 where Docker writes no IPv6 rules.
+/// docker-proxy, which serve IPv6 where Docker writes no IPv6 rules.
 fn published(inspection: &Inspection, facts: &Facts) -> PortSet {
     let mut ports = inspection.docker.published();
     if let Ok(docker) = &facts.docker {
         ports.extend(&docker.containers.iter().flat_map(|container| container.published.iter().copied()).collect());
         ports.extend(&docker.services.iter().flatten().flat_map(|service| service.ingress.iter().copied()).collect());
     }
-    let is_dockers = |listener: &&Listener| {
-        let program = listener.process.as_ref().map(|process| process.program.as_str());
-        matches!(program, Some("docker-proxy" | "dockerd")) && !listener.address.is_loopback()
+    let is_proxy = |listener: &&Listener| {
+        listener.process.as_ref().is_some_and(|process| process.program == "docker-proxy")
+            && !listener.address.is_loopback()
     };
-    let listeners = facts.listeners.iter().flatten();
-    ports.extend(&listeners.filter(is_dockers).map(|listener| listener.port).collect());
+    ports.extend(&facts.listeners.iter().flatten().filter(is_proxy).map(|listener| listener.port).collect());
     ports
 }

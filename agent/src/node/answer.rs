@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use deadlight_shared::hint;
-use deadlight_shared::wire::{Mode, Order, OrderMark, Outcome, OutcomeStatus, Report};
+use deadlight_shared::wire::{Mode, Order, OrderMark, Outcome, OutcomeStatus, Report, ReportedFinding};
 use jiff::Timestamp;
 use tokio::task::block_in_place;
 
@@ -21,7 +21,7 @@ impl Node {
     ///
     /// The ledger is on disk before the kernel is touched; the kernel is read back before a port
     /// is called enforced; only then Docker is asked why it was open.
-    pub async fn answer(&self, order: &Order) -> Result<Report, NodeError> {
+    pub async fn answer(&self, order: &Order, scanner: IpAddr) -> Result<Report, NodeError> {
         let started = Instant::now();
         let now = Timestamp::now();
         let mut state = self.state.lock().await;
@@ -39,7 +39,8 @@ impl Node {
             plan::record(order, &decisions, &mut ledger, now);
         }
         let mark = OrderMark { epoch: order.epoch, sequence: order.sequence };
-        ledger.orders.insert(order.scanner.clone(), Answered { mark, report: None });
+        let allow = order.allow.clone();
+        ledger.orders.insert(order.scanner.clone(), Answered { mark, allow, report: None });
         let unsaved = self.save(&ledger, &mut state);
         let (inspection, enforced) = match self.config.mode {
             Mode::Observe => (None, None),
@@ -57,8 +58,8 @@ impl Node {
         );
         drop(lock);
 
-        let facts = self.gather(&mut state).await;
-        let desired = self.desired(&ledger, &state);
+        let facts = self.gather(&mut state, order.findings.iter().map(ReportedFinding::port).collect()).await;
+        let desired = self.desired(&ledger, &policy, &state);
         let look = || block_in_place(|| self.firewall.inspect(&desired)).unwrap_or_default();
         let inspection = inspection.unwrap_or_else(look);
         let outcomes = order
@@ -66,7 +67,7 @@ impl Node {
             .iter()
             .zip(decisions)
             .map(|(finding, decision)| {
-                let question = Question { port: decision.port, address: Some(finding.address) };
+                let question = Question { port: decision.port, address: Some(finding.address), from: Some(scanner) };
                 let cause = explain::cause(question, &facts, &inspection.docker);
                 let (status, reason) = match (decision.verdict, self.inside(finding.address, &desired)) {
                     (Verdict::Close, Some(reason)) => (OutcomeStatus::Failed, reason),
@@ -101,7 +102,9 @@ impl Node {
         };
         let _lock = self.lock()?;
         ledger = self.load(&state)?;
-        ledger.orders.insert(order.scanner.clone(), Answered { mark, report: Some(report.clone()) });
+        if let Some(answered) = ledger.orders.get_mut(&order.scanner).filter(|answered| answered.mark == mark) {
+            answered.report = Some(report.clone());
+        }
         self.save(&ledger, &mut state);
         Ok(report)
     }
@@ -142,7 +145,9 @@ fn failure(error: &NodeError) -> (OutcomeStatus, String) {
             let status = if error.is_temporary() { OutcomeStatus::Pending } else { OutcomeStatus::Failed };
             (status, format!("{}; {}", chain(error), error.remedy()))
         }
-        NodeError::Ledger(_) | NodeError::Listeners(_) | NodeError::Stale => (OutcomeStatus::Failed, chain(error)),
+        NodeError::Ledger(_) | NodeError::Listeners(_) | NodeError::Routes(_) | NodeError::Stale => {
+            (OutcomeStatus::Failed, chain(error))
+        }
     }
 }
 

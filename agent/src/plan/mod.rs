@@ -45,6 +45,12 @@ pub fn decide(order: &Order, ledger: &Ledger, policy: &Policy, now: Timestamp) -
             let port = finding.port();
             let verdict = match policy.protection(port) {
                 Some(reason) => Verdict::Refuse(reason.to_string()),
+                None if order.allow.contains(port) => {
+                    Verdict::Refuse(format!("{port} is both a finding and allowed in the same order"))
+                }
+                None if ledger.allowed_locally.contains(port) => {
+                    Verdict::Refuse(format!("{port} is allowed on this node by `harden --allow`"))
+                }
                 None if ledger.is_closed(port) || taken.contains(&port) => Verdict::Close,
                 None => budget.take(),
             };
@@ -57,15 +63,22 @@ pub fn decide(order: &Order, ledger: &Ledger, policy: &Policy, now: Timestamp) -
 }
 
 /// Takes an order into the ledger: closes what was decided, and opens again what the order's
-/// allowlist covers and an earlier order had closed. What was closed locally stays closed.
+/// allowlist covers and an earlier order of the same scanner had closed. What was closed locally,
+/// or by another scanner, stays closed.
 pub fn record(order: &Order, decisions: &[Decision], ledger: &mut Ledger, now: Timestamp) {
-    for decision in decisions.iter().filter(|decision| decision.verdict == Verdict::Close) {
-        ledger.close(Closure { port: decision.port, origin: Origin::Order, since: now });
+    let origin = Origin::Order(order.scanner.clone());
+    ledger.spent.retain(|spent| now.duration_since(*spent) < BUDGET_PERIOD);
+    for port in decisions.iter().filter(|decision| decision.verdict == Verdict::Close).map(|d| d.port) {
+        if !ledger.is_closed(port) {
+            ledger.spent.push(now);
+        }
+        ledger.close(Closure { port, origin: origin.clone(), since: now });
     }
     ledger.armed = true;
-    ledger.allowed_by_order = order.allow.clone();
-    ledger.closures.retain(|closure| closure.origin == Origin::Local || !order.allow.contains(closure.port));
+    ledger.closures.retain(|closure| closure.origin != origin || !order.allow.contains(closure.port));
 }
+
+const BUDGET_PERIOD: SignedDuration = SignedDuration::from_hours(1);
 
 struct Budget {
     left: usize,
@@ -74,12 +87,7 @@ struct Budget {
 
 impl Budget {
     fn new(ledger: &Ledger, policy: &Policy, now: Timestamp) -> Self {
-        let an_hour = SignedDuration::from_hours(1);
-        let recent = ledger
-            .closures
-            .iter()
-            .filter(|closure| closure.origin == Origin::Order && now.duration_since(closure.since) < an_hour)
-            .count();
+        let recent = ledger.spent.iter().filter(|spent| now.duration_since(**spent) < BUDGET_PERIOD).count();
         Self { left: policy.max_new_per_hour.saturating_sub(recent), limit: policy.max_new_per_hour }
     }
 
@@ -153,6 +161,28 @@ mod tests {
     }
 
     #[test]
+    fn closing_opening_and_closing_again_is_not_free() {
+        let policy = policy("22/tcp", 2);
+        let mut ledger = Ledger::default();
+        for (ports, allow) in [(["1/tcp"].as_slice(), ""), (&[], "1/tcp"), (&["1/tcp"], ""), (&[], "1/tcp")] {
+            let order = order(ports, allow);
+            let decisions = decide(&order, &ledger, &policy, NOW);
+            record(&order, &decisions, &mut ledger, NOW);
+        }
+        assert!(matches!(decide(&order(&["1/tcp"], ""), &ledger, &policy, NOW)[0].verdict, Verdict::Hold(_)));
+    }
+
+    #[test]
+    fn what_is_allowed_is_not_closed() {
+        let policy = policy("22/tcp", 20);
+        let both = order(&["8080/tcp"], "8080/tcp");
+        assert!(matches!(decide(&both, &Ledger::default(), &policy, NOW)[0].verdict, Verdict::Refuse(_)));
+        let mut ledger = Ledger::default();
+        ledger.allowed_locally = "8080/tcp".parse().unwrap();
+        assert!(matches!(decide(&order(&["8080/tcp"], ""), &ledger, &policy, NOW)[0].verdict, Verdict::Refuse(_)));
+    }
+
+    #[test]
     fn one_port_on_two_addresses_costs_once() {
         let mut twice = order(&["8080/tcp"], "");
         let mut second = twice.findings[0].clone();
@@ -174,6 +204,9 @@ mod tests {
         ledger.close(Closure { port: "9000/tcp".parse().unwrap(), origin: Origin::Local, since: NOW });
         take(order(&[], ""), &mut ledger);
         assert_eq!(ledger.closed().to_string(), "8080/tcp,9000/tcp");
+        let other = Order { scanner: "s2".parse().unwrap(), ..order(&[], "8080/tcp") };
+        take(other, &mut ledger);
+        assert_eq!(ledger.closed().to_string(), "8080/tcp,9000/tcp", "another scanner's allowlist");
         take(order(&[], "8080/tcp 9000/tcp"), &mut ledger);
         assert_eq!(ledger.closed().to_string(), "9000/tcp");
     }

@@ -11,8 +11,8 @@ use deadlight_shared::{PortSet, Protocol};
 
 use crate::inventory::{Flow, Listener};
 
-/// Flows that seem to leave the node from a closed port on which the node listens. A connection of
-/// the node's own cannot have that local port while somebody listens on it.
+/// Flows that seem to leave the node from a closed port on which the node listens. A connection that
+/// the node began gets no such local port, unless its program insists (SO_REUSEPORT).
 pub fn reversed<'a>(
     flows: &'a [Flow],
     listeners: &'a [Listener],

@@ -6,13 +6,15 @@ use deadlight_shared::Name;
 use deadlight_shared::identity::Identity;
 use deadlight_shared::text::printable;
 use deadlight_shared::tls::{Credentials, TlsError};
-use deadlight_shared::wire::{MAX_BODY, Order, OrderError, OrderMark, Problem, Report, Status};
+use deadlight_shared::wire::{MAX_ANSWER, Order, OrderError, OrderMark, Problem, Report, Status};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Covers an agent that waits for another program's hold on the firewall.
 const TOTAL_LIMIT: Duration = Duration::from_secs(60);
+/// Changes nothing and waits for nobody but Docker's two seconds.
+const STATUS_LIMIT: Duration = Duration::from_secs(10);
 /// Longest text of an agent that is shown.
 const SHOWN: usize = 300;
 
@@ -46,7 +48,7 @@ pub enum DeliverError {
         source: reqwest::Error,
     },
     /// The answer is larger than a report may be.
-    #[error("the agent's answer is longer than {MAX_BODY} bytes")]
+    #[error("the agent's answer is longer than {MAX_ANSWER} bytes")]
     TooLong,
     /// The agent said no.
     #[error("the agent answered {status}: {}", printable(.detail, SHOWN))]
@@ -111,7 +113,7 @@ impl Agent {
 
     /// The agent's state of health.
     pub async fn status(&self) -> Result<Status, DeliverError> {
-        self.ask(self.client.get(self.path("/v1/status"))).await
+        self.ask(self.client.get(self.path("/v1/status")).timeout(STATUS_LIMIT)).await
     }
 
     fn path(&self, path: &str) -> Url {
@@ -154,7 +156,7 @@ async fn bounded(mut response: Response) -> Result<Result<Vec<u8>, reqwest::Erro
         match response.chunk().await {
             Err(error) => return Ok(Err(error)),
             Ok(None) => return Ok(Ok(body)),
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_BODY => return Err(DeliverError::TooLong),
+            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER => return Err(DeliverError::TooLong),
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
         }
     }

@@ -13,8 +13,8 @@ use crate::sweep::Sweep;
 /// How long an order may take to arrive.
 const FRESH: Duration = Duration::from_secs(600);
 
-/// Everything on `node` that the allowlist does not cover. Findings that are closed already stay in
-/// it, so that an order never asks for less than the one before: only the allowlist opens a port.
+/// Everything on `node` that the allowlist does not cover and that is not proven closed. A port that
+/// an earlier order closed need not be named again: at the agent only the allowlist opens one.
 pub fn order_for(
     scanner: &Name,
     node: &Name,
@@ -37,7 +37,8 @@ pub fn order_for(
         port: finding.port,
         evidence: word(seen.get(&(finding.address, finding.port())).map(|seen| &seen.evidence)),
     };
-    let ours = |finding: &&Finding| finding.node == *node && finding.status != FindingStatus::Accepted;
+    let settled = |finding: &Finding| matches!(finding.status, FindingStatus::Accepted | FindingStatus::Resolved);
+    let ours = |finding: &&Finding| finding.node == *node && !settled(finding);
     Order {
         schema: Order::SCHEMA.to_owned(),
         scanner: scanner.clone(),
@@ -78,6 +79,7 @@ mod tests {
             finding("n1", "8080/tcp", FindingStatus::Open),
             finding("n1", "9000/tcp", FindingStatus::Resolved),
             finding("n1", "9001/tcp", FindingStatus::Accepted),
+            finding("n1", "9002/tcp", FindingStatus::Enforced),
             finding("n2", "8080/tcp", FindingStatus::Open),
         ];
         let observation = Observation {
@@ -103,7 +105,7 @@ mod tests {
         let order = order_for(&scanner, &node, mark, &sweep, &findings, allow, Timestamp::UNIX_EPOCH);
         assert_eq!(order.check(), Ok(()));
         let named: Vec<_> = order.findings.iter().map(|f| format!("{} {}", f.port(), f.evidence)).collect();
-        assert_eq!(named, ["8080/tcp syn-ack", "9000/tcp not-asked"]);
+        assert_eq!(named, ["8080/tcp syn-ack", "9002/tcp not-asked"]);
         assert_eq!(order.expires_at, Timestamp::from_second(600).unwrap());
     }
 }

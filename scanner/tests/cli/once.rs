@@ -135,8 +135,8 @@ fn bad_answers_are_told_apart() {
         ),
         (|_| ("502 Bad Gateway", "<html>".into()), "the agent answered 502 Bad Gateway: <html>"),
         (|_| ("307 Temporary Redirect", String::new()), "the agent answered 307 Temporary Redirect"),
-        (|_| ("200 OK", "{\"schema\":".into()), "failed to read the agent's report"),
-        (|_| ("200 OK", " ".repeat(300_000)), "longer than 262144 bytes"),
+        (|_| ("200 OK", "{\"schema\":".into()), "failed to read the agent's answer"),
+        (|_| ("200 OK", " ".repeat(5_000_000)), "longer than 4194304 bytes"),
         (
             |order| good(&Report { node: "n2".parse().unwrap(), ..report(&order, OutcomeStatus::Enforced) }),
             "with a report of deadlight.report/v1 for node n2",

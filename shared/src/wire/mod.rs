@@ -12,7 +12,7 @@ mod status;
 
 pub use cause::{Cause, CauseKind};
 pub use explanation::Explanation;
-pub use order::{MAX_BODY, Order, OrderError, ReportedFinding};
+pub use order::{MAX_ANSWER, MAX_BODY, Order, OrderError, ReportedFinding};
 pub use problem::Problem;
 pub use report::{Mode, OrderMark, Outcome, OutcomeStatus, Report};
 pub use status::{ClosedPort, Status};

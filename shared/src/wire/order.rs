@@ -11,8 +11,10 @@ use crate::name::Name;
 use crate::port::{Port, Protocol};
 use crate::port_set::PortSet;
 
-/// Largest body of an order or a report, in bytes.
+/// Largest body of an order, in bytes.
 pub const MAX_BODY: usize = 256 * 1024;
+/// Largest body of an answer, in bytes: a report says more about a finding than the order did.
+pub const MAX_ANSWER: usize = 4 * 1024 * 1024;
 const MAX_FINDINGS: usize = 1_000;
 const MAX_WORD: usize = 64;
 
@@ -24,7 +26,7 @@ pub struct Order {
     pub schema: String,
     /// Who orders; must be the name in the client certificate.
     pub scanner: Name,
-    /// Grows whenever a scanner lost its state.
+    /// Unix time in seconds at which the scanner began its present state; grows when it lost it.
     pub epoch: u64,
     /// Grows with each order of an epoch.
     pub sequence: u64,

@@ -14,10 +14,7 @@ const ENTRY: &str = "DOCKER-USER";
 
 /// Lines that make the chain, and lines that make the jump to it; both empty when all is so.
 pub(super) fn changes(save: &Save, desired: &Desired) -> (Vec<String>, Vec<String>) {
-    if !save.has_chain("filter", ENTRY) {
-        return (Vec::new(), Vec::new());
-    }
-    let wanted = rules(desired);
+    let wanted = if save.has_chain("filter", ENTRY) { rules(desired) } else { Vec::new() };
     let jump = format!("{MARK} -j {CHAIN}");
     let standing = save.rules("filter", ENTRY).filter(|rule| *rule == jump).count();
     if wanted.is_empty() {
@@ -111,6 +108,8 @@ mod tests {
     fn an_empty_allowlist_leaves_no_trace() {
         let (lines, _) = changes(&save(&[JUMP, "-j RETURN"], Some(&[WEB])), &desired(""));
         assert_eq!(lines, [format!("-D DOCKER-USER {JUMP}"), "-F DEADLIGHT".into(), "-X DEADLIGHT".into()]);
+        let docker_gone = Save::parse(&format!("*filter\n:DEADLIGHT - [0:0]\n-A DEADLIGHT {WEB}\nCOMMIT\n")).unwrap();
+        assert_eq!(changes(&docker_gone, &desired("80/tcp")).0, ["-F DEADLIGHT", "-X DEADLIGHT"]);
         let (lines, jump) = changes(&save(&["-j RETURN"], None), &desired(""));
         assert!(lines.is_empty() && jump.is_empty());
     }

@@ -1,5 +1,5 @@
 //! Tightening of `DOCKER-INGRESS`: the wide ACCEPT of a closed port gets the node's own Docker
-//! subnets as its source.
+//! subnets and the trusted networks as its sources.
 //!
 //! Rules are deleted by their full text, never by number: dockerd may write between our read and
 //! our write, and then the delete fails as a whole and is tried again. Only one exact form of
@@ -15,10 +15,10 @@ use crate::firewall::Desired;
 
 const CHAIN: &str = "DOCKER-INGRESS";
 
-/// The tightened rules of `port`, one for each subnet of the family, without `-A CHAIN `.
-pub fn tightened(port: Port, family: Family, subnets: &[IpNet]) -> Vec<String> {
+/// The tightened rules of `port`, one for each source of the family, without `-A CHAIN `.
+pub fn tightened(port: Port, family: Family, sources: &[IpNet]) -> Vec<String> {
     let (protocol, number) = (port.protocol, port.number);
-    subnets
+    sources
         .iter()
         .filter(|net| family.holds(net.network()))
         .map(|net| format!("-s {net} -p {protocol} -m {protocol} --dport {number} {MARK} -j ACCEPT"))
@@ -31,6 +31,7 @@ pub(super) fn changes(save: &Save, family: Family, desired: &Desired) -> (Vec<St
         rules: save.rules("filter", CHAIN).collect(),
         published: dnat_rules(save).into_iter().filter(|dnat| dnat.chain == CHAIN).map(|dnat| dnat.port).collect(),
         family,
+        sources: desired.inner_sources(),
         desired,
     };
     let (current, wanted) = (chain.current(), chain.wanted());
@@ -51,6 +52,7 @@ struct Chain<'a> {
     rules: Vec<&'a str>,
     published: BTreeSet<Port>,
     family: Family,
+    sources: Vec<IpNet>,
     desired: &'a Desired,
 }
 
@@ -72,7 +74,7 @@ impl Chain<'_> {
             if forgotten || restored || !done.insert(port) {
                 return Gap::new();
             }
-            let tight = tightened(port, self.family, &self.desired.docker_subnets);
+            let tight = tightened(port, self.family, &self.sources);
             if closed && !tight.is_empty() { tight } else { vec![original(port)] }
         })
     }
@@ -161,13 +163,14 @@ mod tests {
     const WIDE: &str = "-p tcp -m tcp --dport 8080 -j ACCEPT";
     const REPLY: &str = "-p tcp -m tcp --sport 8080 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
     const OTHER: &str = "-p tcp -m tcp --dport 80 -j ACCEPT";
-    const OURS: &str = "-s 172.18.0.0/16 -p tcp -m tcp --dport 8080 -m comment --comment deadlight -j ACCEPT";
-    const SECOND: &str = "-s 172.17.0.0/16 -p tcp -m tcp --dport 8080 -m comment --comment deadlight -j ACCEPT";
+    const SECOND: &str = "-s 172.18.0.0/16 -p tcp -m tcp --dport 8080 -m comment --comment deadlight -j ACCEPT";
+    const OURS: &str = "-s 172.17.0.0/16 -p tcp -m tcp --dport 8080 -m comment --comment deadlight -j ACCEPT";
 
     fn desired(closed: &str) -> Desired {
-        let subnets = ["172.18.0.0/16", "172.17.0.0/16", "fd00::/64"].map(|net| net.parse().unwrap());
+        let subnets = ["172.17.0.0/16", "fd00::/64"].map(|net| net.parse().unwrap());
         let closed = if closed.is_empty() { Default::default() } else { closed.parse().unwrap() };
-        Desired { closed, docker_subnets: subnets.into(), ..Desired::default() }
+        let trusted = vec!["172.18.0.9/16".parse().unwrap()];
+        Desired { closed, docker_subnets: subnets.into(), trusted, ..Desired::default() }
     }
 
     fn save(rules: &[&str], published: bool) -> Save {

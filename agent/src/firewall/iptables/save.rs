@@ -65,12 +65,12 @@ impl Save {
         self.tables.get(table).is_some_and(|table| table.chains.contains(chain))
     }
 
-    /// Whether Docker's chains live here.
+    /// Whether Docker's chains live here, or ours that outlived them.
     pub fn has_docker(&self) -> bool {
         self.tables
             .values()
             .flat_map(|table| &table.chains)
-            .any(|chain| chain == "DOCKER" || chain.starts_with("DOCKER-"))
+            .any(|chain| chain == "DOCKER" || chain == "DEADLIGHT" || chain.starts_with("DOCKER-"))
     }
 
     /// The rules of one chain in order, without the leading `-A CHAIN `.
