@@ -2,7 +2,7 @@
 //! the order and the report that cross the wire, identities and TLS.
 //!
 //! No runtime, no command line and no sockets: everything here is a value or a pure function,
-//! but for [`file`] (one atomic write) and [`tls`] (reading certificates).
+//! but for [`mod@file`] (one atomic write) and [`tls`] (reading certificates).
 
 pub mod allowlist;
 pub mod config;
