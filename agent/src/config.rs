@@ -30,6 +30,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     #[serde(deserialize_with = "interface_names")]
     pub outside: Vec<String>,
+    #[serde(deserialize_with = "networks")]
     pub trusted: Vec<IpNet>,
     pub protected: Vec<PortSet>,
     pub max_new_per_hour: usize,
@@ -104,6 +105,14 @@ fn interface_names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<
     }
 }
 
+fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let networks = Vec::<IpNet>::deserialize(deserializer)?;
+    match networks.iter().find(|network| network.prefix_len() == 0) {
+        Some(all) => Err(serde::de::Error::custom(format!("{all} is everybody; a closed port would be open"))),
+        None => Ok(networks),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +155,8 @@ mod tests {
             ("outside = [\"eth0; drop\"]", "is not an interface name"),
             ("protected = [\"70000/tcp\"]", "out of range"),
             ("trusted = [\"203.0.113.0/33\"]", "line 1"),
+            ("trusted = [\"0.0.0.0/0\"]", "is everybody"),
+            ("trusted = [\"::/0\"]", "is everybody"),
             ("node = \"a b\"", "is not a name"),
         ] {
             let error = config::parse::<Config>(text, Path::new("agent.toml")).unwrap_err().to_string();

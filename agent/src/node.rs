@@ -33,10 +33,16 @@ pub struct Node {
 
 #[derive(Default)]
 struct State {
-    /// Docker's subnets as last heard. An engine that is away does not change them.
+    /// Docker's subnets, once they were heard.
     subnets: Option<Vec<IpNet>>,
-    /// A ledger that could not be saved: newer than the one on disk.
-    unsaved: Option<Ledger>,
+    /// A ledger that could not be saved.
+    unsaved: Option<Unsaved>,
+}
+
+/// A ledger in memory that is newer than the one on disk, until somebody else writes that one.
+struct Unsaved {
+    ledger: Ledger,
+    on_disk: Option<Ledger>,
 }
 
 /// Why the node could not be changed or looked at.
@@ -82,7 +88,7 @@ impl Node {
         let port = question.port;
         let facts = self.gather(&mut state, [port].into_iter().collect()).await;
         let (ledger, policy) = (self.load(&state)?, self.policy()?);
-        let desired = self.desired(&ledger, &policy, &state);
+        let desired = self.desired(&ledger, &policy);
         let inspection = block_in_place(|| self.firewall.inspect(&desired))?;
         Ok(Explanation {
             schema: Explanation::SCHEMA.to_owned(),
@@ -100,7 +106,7 @@ impl Node {
     pub async fn status(&self) -> Result<Status, NodeError> {
         let state = self.state.lock().await;
         let (ledger, policy) = (self.load(&state)?, self.policy()?);
-        let desired = self.desired(&ledger, &policy, &state);
+        let desired = self.desired(&ledger, &policy);
         let inspection = block_in_place(|| self.firewall.inspect(&desired));
         let (mut problems, mut dropped) = (Vec::new(), BTreeMap::new());
         if state.unsaved.is_some() {
@@ -140,17 +146,21 @@ impl Node {
         let mut state = self.state.lock().await;
         self.hear_docker(&mut state).await;
         let (ledger, policy) = (self.load(&state)?, self.policy()?);
-        Ok(block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy, &state)))?)
+        Ok(block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy)))?)
     }
 
     /// What shall stand. A port that became protected after it was closed is open again.
-    fn desired(&self, ledger: &Ledger, policy: &Policy, state: &State) -> Desired {
+    fn desired(&self, ledger: &Ledger, policy: &Policy) -> Desired {
         Desired {
             closed: ledger.closed().iter().filter(|port| policy.protection(*port).is_none()).collect(),
             armed: ledger.armed,
             outside: ledger.outside.clone(),
             trusted: self.config.trusted.clone(),
-            docker_subnets: state.subnets.clone().unwrap_or_else(default_subnets),
+            docker_subnets: if ledger.docker_subnets.is_empty() {
+                default_subnets()
+            } else {
+                ledger.docker_subnets.clone()
+            },
             allowed: ledger.allowed(),
         }
     }
@@ -162,7 +172,13 @@ impl Node {
 
     /// The ledger, with the interfaces that face the outside now besides those that once did.
     fn load(&self, state: &State) -> Result<Ledger, NodeError> {
-        let mut ledger = state.unsaved.clone().map_or_else(|| self.store.load(), Ok)?;
+        let mut ledger = match &state.unsaved {
+            Some(unsaved) if unsaved.on_disk == self.store.load().ok() => unsaved.ledger.clone(),
+            _ => self.store.load()?,
+        };
+        if let Some(subnets) = &state.subnets {
+            ledger.docker_subnets.clone_from(subnets);
+        }
         match self.config.outside.is_empty() {
             true => ledger.outside.extend(block_in_place(interfaces::with_default_route).map_err(NodeError::Routes)?),
             false => ledger.outside = self.config.outside.iter().cloned().collect(),
@@ -173,7 +189,7 @@ impl Node {
     /// Saves, or keeps the ledger in memory and says so: a full disk never opens a port.
     fn save(&self, ledger: &Ledger, state: &mut State) -> Option<LedgerError> {
         let error = block_in_place(|| self.store.save(ledger)).err();
-        state.unsaved = error.is_some().then(|| ledger.clone());
+        state.unsaved = error.is_some().then(|| Unsaved { ledger: ledger.clone(), on_disk: self.store.load().ok() });
         error
     }
 

@@ -10,6 +10,13 @@ pub struct Hinted {
     error: Box<dyn Error + Send + Sync>,
 }
 
+impl Hinted {
+    /// `error` with `hint`.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>, hint: impl Into<String>) -> Self {
+        Self { hint: hint.into(), error: error.into() }
+    }
+}
+
 /// Adds a hint to a failing result.
 pub trait HintExt<T> {
     /// Attaches `hint`: one sentence or command, shown on its own line by [`render`].
@@ -18,7 +25,7 @@ pub trait HintExt<T> {
 
 impl<T, E: Into<Box<dyn Error + Send + Sync>>> HintExt<T> for Result<T, E> {
     fn hint(self, hint: impl Into<String>) -> Result<T, Hinted> {
-        self.map_err(|error| Hinted { hint: hint.into(), error: error.into() })
+        self.map_err(|error| Hinted::new(error, hint))
     }
 }
 

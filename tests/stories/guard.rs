@@ -137,7 +137,7 @@ fn a_full_disk_keeps_nobody_from_closing_or_opening() -> Result<()> {
         let mut command = lab.node().command("unshare");
         command.args(["--mount", "sh", "-ec", full]).arg(deadlight_tests::programs::built("deadlight-agent")?);
         command.args(words).arg("--config").arg(deployment.path("agent.toml")).env("STATE", &state);
-        let ended = deadlight_tests::programs::finish(&mut command)?.expect_code(0)?;
+        let ended = deadlight_tests::programs::finish(&mut command)?.expect_code(1)?;
         ensure!(ended.stderr.contains("state not persisted"), "{ended:?}");
         expect::tcp(lab.inet(), V4.node(INGRESS), expected)?;
     }

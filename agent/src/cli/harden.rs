@@ -16,9 +16,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(super) async fn harden(node: &Node, allow: &PortSet, once: bool, dry_run: bool) -> anyhow::Result<ExitCode> {
     let hardened = node.harden(allow, dry_run).await.map_err(hinted)?;
     print(&describe(&hardened, allow, dry_run))?;
-    warn_unsaved(hardened.unsaved.as_ref(), "the rules stand, but not after a restart");
+    warn_unsaved(hardened.unsaved.as_ref(), "the rules stand until this node restarts or a running agent undoes them");
     if once || dry_run {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(if hardened.unsaved.is_some() { ExitCode::from(1) } else { ExitCode::SUCCESS });
     }
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;

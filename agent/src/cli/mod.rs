@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Parser, Subcommand};
-use deadlight_shared::hint::{self, HintExt as _};
+use deadlight_shared::hint::{self, HintExt as _, Hinted};
 use deadlight_shared::{Name, Port, PortSet};
 
 use crate::config::{Config, SAMPLE};
@@ -21,7 +21,7 @@ use crate::node::{Node, NodeError, Selection, host_name};
 /// Says why a port of this node is open, and closes it.
 ///
 /// Exit status: 0 all is as it should be; 1 something is not (plan: there are changes, status: not
-/// in force); 2 usage, configuration or run-time error.
+/// in force, harden and revert: done, but the state could not be saved); 2 usage, configuration or run-time error.
 #[derive(Debug, Parser)]
 #[command(name = "deadlight-agent", version, arg_required_else_help = true)]
 struct Args {
@@ -138,7 +138,7 @@ fn hinted(error: NodeError) -> anyhow::Error {
         NodeError::Routes(_) => "name the interfaces in the configuration: outside = [\"eth0\"]",
         NodeError::Stale => return error.into(),
     };
-    Err::<(), _>(error).hint(remedy).map_or_else(Into::into, |()| anyhow!(remedy))
+    Hinted::new(error, remedy).into()
 }
 
 /// Data for the reader or the next program. A closed pipe is not our error.

@@ -79,7 +79,7 @@ pub(super) async fn revert(node: &Node, selection: Selection) -> anyhow::Result<
     };
     let lines: String = written.iter().map(Change::to_string).collect();
     print(&format!("{lines}{summary}\n"))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if unsaved.is_some() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 fn section(text: &mut String, title: &str, lines: &[String]) {

@@ -1,6 +1,6 @@
 //! The real firewall of this machine.
 
-use std::fs;
+use std::{fs, thread};
 
 use deadlight_shared::Port;
 
@@ -18,7 +18,12 @@ impl Firewall for Linux {
         if desired.outside.is_empty() && !desired.closed.is_empty() {
             return Err(FirewallError::NoOutside);
         }
-        let (standing, dropped) = read_guard()?;
+        let (guard, docker) = thread::scope(|scope| {
+            let guard = scope.spawn(read_guard);
+            let docker = read_docker();
+            (guard.join(), docker)
+        });
+        let (standing, dropped) = guard.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let wanted = Guard::desired(desired);
         let mut inspection = Inspection { dropped, ..Inspection::default() };
         if let Some(script) = Guard::script(standing.as_ref(), wanted.as_ref()) {
@@ -29,7 +34,7 @@ impl Firewall for Linux {
         inspection
             .owned
             .extend(standing.iter().flat_map(|guard| guard.render().lines().map(str::to_owned).collect::<Vec<_>>()));
-        match read_docker() {
+        match docker {
             Ok(None) => {}
             Ok(Some((flavour, saves))) => inspect_docker(flavour, &saves, desired, &mut inspection),
             Err(error) => inspection.fault = Some(error),
@@ -103,7 +108,11 @@ fn read_saves(flavour: Flavour) -> Result<[Save; 2], FirewallError> {
         let text = run(std::slice::from_ref(&program), "")?;
         Save::parse(&text).map_err(|error| FirewallError::Unreadable { program, detail: error.to_string() })
     };
-    Ok([read(Family::V4)?, read(Family::V6)?])
+    let (v4, v6) = thread::scope(|scope| {
+        let v6 = scope.spawn(|| read(Family::V6));
+        (read(Family::V4), v6.join())
+    });
+    Ok([v4?, v6.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?])
 }
 
 fn legacy_in_use() -> bool {

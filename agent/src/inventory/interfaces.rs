@@ -25,7 +25,8 @@ pub fn with_default_route() -> Result<BTreeSet<String>, NetlinkError> {
         })?;
     }
     let interfaces = pnet::datalink::interfaces().into_iter();
-    Ok(interfaces.filter(|interface| indexes.contains(&interface.index)).map(|interface| interface.name).collect())
+    let names = interfaces.filter(|interface| indexes.contains(&interface.index)).map(|interface| interface.name);
+    names.map(|name| if is_valid_name(&name) { Ok(name) } else { Err(NetlinkError::Interface(name)) }).collect()
 }
 
 /// All addresses of the node with the interface that holds each.

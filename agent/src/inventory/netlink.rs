@@ -18,6 +18,9 @@ pub enum NetlinkError {
     /// The kernel refuses: no permission, no such object, or no such feature.
     #[error("the kernel refuses the netlink request")]
     Refused(#[source] io::Error),
+    /// An interface with a default route has a name that cannot stand in a rule.
+    #[error("the interface name {0:?} cannot stand in a rule; rename it")]
+    Interface(String),
     /// An answer that is no netlink message.
     #[error("failed to read the kernel's netlink answer: {0}")]
     Decode(String),

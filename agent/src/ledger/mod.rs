@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use deadlight_shared::wire::{OrderMark, Report};
 use deadlight_shared::{Name, Port, PortSet};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,9 @@ pub struct Ledger {
     /// Interfaces that face the outside or once did: one that lost its route is outside again when
     /// the route comes back.
     pub outside: BTreeSet<String>,
+    /// Subnets of the node's own containers as Docker last told them: an engine that is away changes
+    /// nothing.
+    pub docker_subnets: Vec<IpNet>,
     /// Closed ports, one entry each.
     pub closures: Vec<Closure>,
     /// When orders closed ports that were open, as far as the budget still counts it.
@@ -115,6 +119,7 @@ impl Default for Ledger {
             schema: Self::SCHEMA.to_owned(),
             armed: false,
             outside: BTreeSet::new(),
+            docker_subnets: Vec::new(),
             closures: Vec::new(),
             spent: Vec::new(),
             allowed_locally: PortSet::default(),

@@ -7,7 +7,7 @@ use deadlight_shared::{Port, PortSet, hint};
 use jiff::Timestamp;
 use tokio::task::block_in_place;
 
-use super::{Node, NodeError, State};
+use super::{Node, NodeError};
 use crate::firewall::{Change, Inspection};
 use crate::inventory::{Facts, Flow, Listener, conntrack, interfaces, listeners};
 use crate::ledger::{Closure, Ledger, LedgerError, Origin};
@@ -32,7 +32,7 @@ pub struct Hardened {
     pub refused: Vec<String>,
     /// What was written; for a dry run, what would be.
     pub written: Vec<Change>,
-    /// Why the ledger could not be saved; the rules stand all the same.
+    /// Why the ledger could not be saved; the rules stand until an agent with another ledger runs.
     pub unsaved: Option<LedgerError>,
 }
 
@@ -43,6 +43,15 @@ pub struct Reverted {
     pub written: Vec<Change>,
     /// Why the ledger could not be saved: a running agent will close again what it holds.
     pub unsaved: Option<LedgerError>,
+}
+
+/// When to look for sessions that are tracked the wrong way round: it lists every tracked flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sessions {
+    /// Now: an earlier attempt may have been cut short.
+    Sever,
+    /// If rules had to be written.
+    SeverOnChange,
 }
 
 impl Node {
@@ -71,7 +80,8 @@ impl Node {
                 Some(error) => tracing::error!("state not persisted: {}", hint::render(&error)),
             }
         }
-        Ok(self.enforce(&ledger, &state)?.written)
+        let sessions = if arm { Sessions::Sever } else { Sessions::SeverOnChange };
+        Ok(self.enforce(&ledger, sessions)?.written)
     }
 
     /// Opens again what the agent closed. An operator's local command, whatever the mode.
@@ -85,7 +95,7 @@ impl Node {
             Selection::All => ledger.forget(),
         }
         let unsaved = self.save(&ledger, &mut state);
-        let written = self.enforce(&ledger, &state)?.written;
+        let written = self.enforce(&ledger, Sessions::SeverOnChange)?.written;
         Ok(Reverted { written, unsaved })
     }
 
@@ -95,8 +105,9 @@ impl Node {
         let facts = self.gather(&mut state, PortSet::default()).await;
         let _lock = self.lock()?;
         let (mut ledger, policy) = (self.load(&state)?, self.policy()?);
-        let inspection = block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy, &state)))?;
+        let inspection = block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy)))?;
         let published = published(&inspection, &facts);
+        ledger.armed = true;
         ledger.allowed_locally = allow.clone();
         ledger.closures.retain(|closure| !allow.contains(closure.port));
         let mut refused = Vec::new();
@@ -106,29 +117,33 @@ impl Node {
                 None => ledger.close(Closure { port, origin: Origin::Local, since: Timestamp::now() }),
             }
         }
-        let desired = self.desired(&ledger, &policy, &state);
+        let desired = self.desired(&ledger, &policy);
         let closed = desired.closed.clone();
         if dry_run {
-            let change = block_in_place(|| self.firewall.inspect(&desired))?.change;
-            let written = Some(change).filter(|change| !change.is_empty()).into_iter().collect();
+            let inspection = block_in_place(|| self.firewall.inspect(&desired))?;
+            if let Some(fault) = inspection.fault {
+                return Err(fault.into());
+            }
+            let written = Some(inspection.change).filter(|change| !change.is_empty()).into_iter().collect();
             return Ok(Hardened { closed, refused, written, unsaved: None });
         }
         let changed = state.unsaved.is_some() || ledger != self.store.load()?;
         let unsaved = if changed { self.save(&ledger, &mut state) } else { None };
-        let written = self.enforce(&ledger, &state)?.written;
+        let written = self.enforce(&ledger, Sessions::Sever)?.written;
         Ok(Hardened { closed, refused, written, unsaved })
     }
 
-    pub(super) fn enforce(&self, ledger: &Ledger, state: &State) -> Result<Reconciled, NodeError> {
+    pub(super) fn enforce(&self, ledger: &Ledger, sessions: Sessions) -> Result<Reconciled, NodeError> {
         let listeners = block_in_place(listeners::read).map_err(NodeError::Listeners)?;
         let policy = self.config.policy(&listeners);
-        let desired = self.desired(ledger, &policy, state);
+        let desired = self.desired(ledger, &policy);
         let is_protected = |port| policy.protection(port).is_some();
-        let reconciled = block_in_place(|| converge(&*self.firewall, &desired, is_protected))?;
-        if !reconciled.written.is_empty() {
+        let reconciled = block_in_place(|| converge(&*self.firewall, &desired, is_protected));
+        let unchanged = reconciled.as_ref().is_ok_and(|reconciled| reconciled.written.is_empty());
+        if sessions == Sessions::Sever || !unchanged {
             block_in_place(|| forget_reversed(&listeners, &desired.closed));
         }
-        Ok(reconciled)
+        Ok(reconciled?)
     }
 
     pub(super) fn lock(&self) -> Result<Option<File>, NodeError> {

@@ -8,6 +8,7 @@ use deadlight_shared::wire::{Mode, Order, OrderMark, Outcome, OutcomeStatus, Rep
 use jiff::Timestamp;
 use tokio::task::block_in_place;
 
+use super::act::Sessions;
 use super::{Node, NodeError};
 use crate::explain::{self, Question};
 use crate::firewall::Desired;
@@ -44,7 +45,7 @@ impl Node {
         let unsaved = self.save(&ledger, &mut state);
         let (inspection, enforced) = match self.config.mode {
             Mode::Observe => (None, None),
-            Mode::Enforce => match self.enforce(&ledger, &state) {
+            Mode::Enforce => match self.enforce(&ledger, Sessions::Sever) {
                 Ok(reconciled) => (Some(reconciled.inspection), Some(Ok(()))),
                 Err(error) => (None, Some(Err(error))),
             },
@@ -59,7 +60,7 @@ impl Node {
         drop(lock);
 
         let facts = self.gather(&mut state, order.findings.iter().map(ReportedFinding::port).collect()).await;
-        let desired = self.desired(&ledger, &policy, &state);
+        let desired = self.desired(&ledger, &policy);
         let look = || block_in_place(|| self.firewall.inspect(&desired)).unwrap_or_default();
         let inspection = inspection.unwrap_or_else(look);
         let outcomes = order

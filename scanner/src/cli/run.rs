@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
-use deadlight_shared::hint::{self, HintExt as _};
+use deadlight_shared::hint::{self, Hinted};
 use deadlight_shared::tls::Credentials;
 use deadlight_shared::wire::{Order, Report};
 use deadlight_shared::{Finding, Name, Port, PortSet};
@@ -20,9 +21,13 @@ use crate::assess::{Assessment, Expectation, assess};
 use crate::config::Config;
 use crate::deliver::{Agent, DeliverError};
 use crate::net;
+use crate::probe::Outcome;
 use crate::round::{self, Ending};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sweep::{Plan, PlannedNode, Sweep, in_order, rescan};
+
+const CONTROL_ATTEMPTS: usize = 3;
+const CONTROL_LIMIT: Duration = Duration::from_millis(1_500);
 
 pub(super) const HELP: &str = "\
 Exit status:
@@ -45,7 +50,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let now = Timestamp::now();
     let config = check::load(&arguments.file.config, today(now))?;
     let agents = agents(&config, check::credentials(&config)?)?;
-    let store = Store::open(&config.state, now).hint("restore it from a backup, or move it away to begin anew")?;
+    let store = Store::open(&config.state, now).map_err(|error| {
+        let remedy = match error {
+            StoreError::Busy { .. } => "stop the other one, or give this one a state file of its own",
+            _ => "restore it from a backup, or move it away to begin anew",
+        };
+        Hinted::new(error, remedy)
+    })?;
     let mut scanner = Scanner { config, agents, store, story: Story };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
@@ -93,7 +104,8 @@ impl Scanner {
             tracing::warn!("{warning}");
         }
         let expectations = self.config.expectations(today);
-        let sweep = watched_sweep(&plan(&self.config, &expectations, self.store.findings())).await;
+        let mut sweep = watched_sweep(&plan(&self.config, &expectations, self.store.findings())).await;
+        self.hear_controls(&mut sweep).await;
         let known = self.store.findings().to_vec();
         let mut assessment = assess(&sweep.observations, &expectations, known, sweep.started);
         self.store.keep(assessment.findings.clone())?;
@@ -111,6 +123,27 @@ impl Scanner {
         let ending = round::ending(&self.config, &sweep, &assessment);
         self.story.ending(&ending);
         Ok(ending)
+    }
+
+    /// Asks each control port once more after the sweep. An address whose control port does not answer
+    /// counts as not heard: whoever keeps us out now may have done so all along.
+    async fn hear_controls(&self, sweep: &mut Sweep) {
+        for node in &self.config.nodes {
+            let Some(control) = node.control_port() else { continue };
+            for address in &node.addresses {
+                let mut answered = false;
+                for _ in 0..CONTROL_ATTEMPTS {
+                    let asked = net::ask(*address, control, CONTROL_LIMIT).await;
+                    answered |= matches!(asked.outcome, Outcome::Answered { .. });
+                    if answered {
+                        break;
+                    }
+                }
+                if !answered {
+                    sweep.heard.remove(address);
+                }
+            }
+        }
     }
 
     /// Packets that each guard dropped for each port since its report. Shown beside a proof, never part of it.
@@ -138,7 +171,7 @@ impl Scanner {
             let (mark, allow) = (self.store.next_mark()?, self.config.allowlist.ports_of(node.subject(), today));
             let findings = &assessment.findings;
             let (scanner, now) = (&self.config.vantage, Timestamp::now());
-            let order = round::order_for(scanner, &node.name, mark, sweep, findings, allow, now);
+            let order = round::order_for(scanner, node, mark, sweep, findings, allow, now);
             sending.spawn(deliver(agent, order));
         }
         let mut answers = BTreeMap::new();

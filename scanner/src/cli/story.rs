@@ -133,7 +133,11 @@ impl Story {
 
     pub(super) fn ending(self, ending: &Ending) {
         for (node, address) in &ending.blind {
-            self.line(DOUBT, "BLIND", format_args!("{node} {address}: no port answered, not even the one that must"));
+            self.line(
+                DOUBT,
+                "BLIND",
+                format_args!("{node} {address}: the control port does not answer, so silence proves nothing"),
+            );
         }
         let Ending { open, unproven, closed, unknown, .. } = ending;
         let mut counts = format!("unexpected ports: {closed} proven closed, {unproven} unproven, {open} still open");

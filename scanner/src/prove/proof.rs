@@ -136,7 +136,8 @@ impl Proof {
     }
 
     /// The verdict, once there is one. One answer settles it; two refusals from different source
-    /// ports do; for silence, see [`Self::silence`].
+    /// ports do, unless the control port is refused or silent as well: then somebody keeps us out.
+    /// For silence, see [`Self::silence`].
     pub(super) fn verdict(&self, control: Option<(Port, Rate)>) -> Option<Verdict> {
         if self.with(&Reply::Answered).next().is_some() {
             return Some(Verdict::StillOpen);
@@ -145,6 +146,10 @@ impl Proof {
         let refused = self.count(&Reply::Refused);
         let source_ports = self.source_ports(&Reply::Refused);
         if source_ports >= 2 {
+            if let Some((control, rate)) = control.filter(|(_, rate)| rate.answered == 0) {
+                let blind = Verdict::Unproven(Unproven::Blind { control, asked: rate.asked });
+                return (rate.asked >= FEWEST).then_some(blind);
+            }
             return Some(Verdict::Closed(Evidence::Refusals { protocol, attempts: refused, source_ports }));
         }
         let silent = self.count(&Reply::Silent);

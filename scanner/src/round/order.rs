@@ -8,6 +8,7 @@ use deadlight_shared::wire::{Order, OrderMark, ReportedFinding};
 use deadlight_shared::{Evidence, Finding, FindingStatus, Name, Observation, Port, PortSet};
 use jiff::Timestamp;
 
+use crate::config::Node;
 use crate::sweep::Sweep;
 
 /// How long an order may take to arrive.
@@ -17,7 +18,7 @@ const FRESH: Duration = Duration::from_secs(600);
 /// an earlier order closed need not be named again: at the agent only the allowlist opens one.
 pub fn order_for(
     scanner: &Name,
-    node: &Name,
+    node: &Node,
     mark: OrderMark,
     sweep: &Sweep,
     findings: &[Finding],
@@ -27,7 +28,7 @@ pub fn order_for(
     let seen: BTreeMap<(IpAddr, Port), &Observation> = sweep
         .observations
         .iter()
-        .filter(|seen| seen.node == *node)
+        .filter(|seen| seen.node == node.name)
         .map(|seen| ((seen.address, seen.port), seen))
         .collect();
     let reported = |finding: &Finding| ReportedFinding {
@@ -38,14 +39,16 @@ pub fn order_for(
         evidence: word(seen.get(&(finding.address, finding.port())).map(|seen| &seen.evidence)),
     };
     let settled = |finding: &Finding| matches!(finding.status, FindingStatus::Accepted | FindingStatus::Resolved);
-    let ours = |finding: &&Finding| finding.node == *node && !settled(finding);
+    let ours = |finding: &&Finding| {
+        finding.node == node.name && node.addresses.contains(&finding.address) && !settled(finding)
+    };
     Order {
         schema: Order::SCHEMA.to_owned(),
         scanner: scanner.clone(),
         epoch: mark.epoch,
         sequence: mark.sequence,
         scan: sweep.started.to_string(),
-        node: node.clone(),
+        node: node.name.clone(),
         expires_at: now + FRESH,
         findings: findings.iter().filter(ours).map(reported).collect(),
         allow,
@@ -68,14 +71,22 @@ mod tests {
 
     #[test]
     fn an_order_names_all_that_is_unexpected_on_its_node() {
-        let node: Name = "n1".parse().unwrap();
-        let finding = |node: &str, port: &str, status| {
+        let node = Node {
+            name: "n1".parse().unwrap(),
+            addresses: vec!["192.0.2.1".parse().unwrap()],
+            agent: None,
+            labels: Vec::new(),
+            control: None,
+        };
+        let at = |address: &str, node: &str, port: &str, status| {
             let (node, address, port): (Name, IpAddr, Port) =
-                (node.parse().unwrap(), "192.0.2.1".parse().unwrap(), port.parse().unwrap());
+                (node.parse().unwrap(), address.parse().unwrap(), port.parse().unwrap());
             let id = FindingId::of(&node, address, port);
             Finding { status, ..crate::assess::first_seen(&id, node, address, port, Timestamp::UNIX_EPOCH) }
         };
+        let finding = |node: &str, port: &str, status| at("192.0.2.1", node, port, status);
         let findings = [
+            at("192.0.2.77", "n1", "8080/tcp", FindingStatus::Open),
             finding("n1", "8080/tcp", FindingStatus::Open),
             finding("n1", "9000/tcp", FindingStatus::Resolved),
             finding("n1", "9001/tcp", FindingStatus::Accepted),
@@ -83,7 +94,7 @@ mod tests {
             finding("n2", "8080/tcp", FindingStatus::Open),
         ];
         let observation = Observation {
-            node: node.clone(),
+            node: node.name.clone(),
             address: "192.0.2.1".parse().unwrap(),
             port: "8080/tcp".parse().unwrap(),
             state: PortState::Open,

@@ -20,7 +20,7 @@ pub struct Ending {
     pub closed: usize,
     /// Targets that could not be asked.
     pub unknown: u64,
-    /// Addresses that answered nothing at all, although their control port must.
+    /// Addresses whose control port did not answer.
     pub blind: Vec<(Name, IpAddr)>,
 }
 
@@ -48,7 +48,7 @@ impl Ending {
     }
 }
 
-/// Addresses that were asked and never answered, on nodes with a port that must.
+/// Addresses that were asked and not heard, on nodes with a port that must answer.
 fn blind(config: &Config, sweep: &Sweep) -> Vec<(Name, IpAddr)> {
     let silent = |address: &&IpAddr| {
         !sweep.heard.contains(address) && !sweep.unasked.iter().any(|unasked| unasked.address == **address)

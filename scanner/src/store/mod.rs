@@ -1,5 +1,6 @@
 //! What a scanner remembers between sweeps: one JSON file, replaced whole.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,8 @@ const SCHEMA: &str = "deadlight.state/v1";
 pub struct Store {
     path: PathBuf,
     state: State,
+    /// Held as long as the store lives.
+    _lock: Option<File>,
 }
 
 /// Why the state cannot be read or written.
@@ -28,6 +31,12 @@ pub enum StoreError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// Another scanner works with the same file.
+    #[error("another deadlight-scanner works with the state file {}", path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
     },
     /// The file is not what we wrote.
     #[error("the state file {} is damaged", path.display())]
@@ -65,21 +74,25 @@ struct State {
 }
 
 impl Store {
-    /// Reads the state from `path`. Without a file, a new epoch begins: `now` in seconds, which is
-    /// higher than every epoch before.
+    /// Reads the state from `path` and begins a new epoch: `now` in seconds, higher than every epoch
+    /// before, also than those that a restored file has forgotten.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
         let path = path.to_owned();
+        let lock = lock(&path)?;
+        let epoch = u64::try_from(now.as_second()).unwrap_or(0);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let epoch = u64::try_from(now.as_second()).unwrap_or(0);
                 let state = State { schema: SCHEMA.to_owned(), epoch, sequence: 0, findings: Vec::new() };
-                return Ok(Self { path, state });
+                return Ok(Self { path, state, _lock: lock });
             }
             Err(source) => return Err(StoreError::Read { path, source }),
         };
         match serde_json::from_slice::<State>(&bytes) {
-            Ok(state) if state.schema == SCHEMA => Ok(Self { path, state }),
+            Ok(state) if state.schema == SCHEMA => {
+                let epoch = epoch.max(state.epoch + 1);
+                Ok(Self { path, state: State { epoch, sequence: 0, ..state }, _lock: lock })
+            }
             Ok(_) => Err(StoreError::Schema { path }),
             Err(source) => Err(StoreError::Damaged { path, source }),
         }
@@ -112,6 +125,16 @@ impl Store {
     }
 }
 
+/// One scanner at a time. Where no lock file can be made, writing the state will fail as well.
+fn lock(path: &Path) -> Result<Option<File>, StoreError> {
+    let Ok(lock) = File::create(path.with_added_extension("lock")) else { return Ok(None) };
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Busy { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(StoreError::Read { path: path.to_owned(), source }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,9 +154,14 @@ mod tests {
         let id = FindingId::of(&node, address, port);
         let finding = crate::assess::first_seen(&id, node, address, port, at(1_001));
         store.keep(vec![finding.clone()]).unwrap();
+        assert!(matches!(Store::open(&path, at(2_000)), Err(StoreError::Busy { .. })));
+        drop(store);
         let mut store = Store::open(&path, at(2_000)).unwrap();
         assert_eq!(store.findings(), [finding]);
-        assert_eq!(store.next_mark().unwrap(), OrderMark { epoch: 1_000, sequence: 2 });
+        assert_eq!(store.next_mark().unwrap(), OrderMark { epoch: 2_000, sequence: 1 });
+        drop(store);
+        let mut store = Store::open(&path, at(5)).unwrap();
+        assert_eq!(store.next_mark().unwrap(), OrderMark { epoch: 2_001, sequence: 1 }, "a clock that went back");
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub struct Sweep {
     pub observations: Vec<Observation>,
     /// Addresses without a route: none of their ports was asked.
     pub unasked: Vec<Unasked>,
-    /// Addresses at which at least one port answered, by whatever.
+    /// Addresses at which at least one port answered or refused.
     pub heard: BTreeSet<IpAddr>,
     /// Counts over all targets.
     pub tally: Tally,

@@ -92,7 +92,8 @@ impl Deployment {
 /// Names and contents of all files in `directory`.
 pub(crate) fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    let kept = entries.filter(|path| path.extension().is_none_or(|extension| extension != "lock"));
+    let mut files: Vec<_> = kept.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     files.sort();
     files
 }

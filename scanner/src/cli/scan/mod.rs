@@ -89,6 +89,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let assessment = assess(&sweep.observations, &expectations, Vec::new(), sweep.started);
     let expected = expectations.into_iter().map(|expected| (expected.node, expected.ports)).collect();
     let scan = Scan { vantage: vantage(), sweep, assessment, expected, unresolved };
+    if scan.is_blind() {
+        tracing::warn!("no port of any target answered or refused: nothing can be said about them");
+    }
     written(show(&scan, arguments.output))?;
     Ok(scan.exit())
 }
@@ -110,7 +113,12 @@ pub(super) async fn watched_sweep(plan: &Plan) -> Sweep {
 
 impl Scan {
     fn is_complete(&self) -> bool {
-        self.sweep.tally.unknown == 0 && self.unresolved.is_empty()
+        self.sweep.tally.unknown == 0 && self.unresolved.is_empty() && !self.is_blind()
+    }
+
+    /// Whether nothing was heard at all: a wrong address or a dead line looks like a closed node.
+    fn is_blind(&self) -> bool {
+        self.sweep.heard.is_empty()
     }
 
     fn exit(&self) -> Exit {
