@@ -12,6 +12,7 @@ use deadlight_tests::{
         Family::{self, V4, V6},
         HOST, INGRESS, Lab, RUN,
     },
+    process::run_with_input,
 };
 
 use crate::expect;
@@ -56,6 +57,21 @@ combinations! {
     v28_nft_drop_ipv6: V28, Nft, Drop, V6;
     v28_legacy_drop_ipv4: V28, Legacy, Drop, V4;
     v28_legacy_accept_ipv6: V28, Legacy, Accept, V6;
+}
+
+/// Somebody on the node answers the scanner, and only the scanner, with RST.
+#[test]
+fn a_banned_vantage_point_is_blind_and_says_so() -> Result<()> {
+    let lab = Lab::new(V26, Nft, Drop)?;
+    let deployment = Deployment::new(&Settings::default())?;
+    let _agent = deployment.start_agent(&lab.wire)?;
+    let ban = "table inet ban { chain in { type filter hook prerouting priority -250; \
+               ip saddr 198.51.100.1 meta l4proto tcp reject with tcp reset; \
+               ip6 saddr 2001:db8:51::/64 meta l4proto tcp reject with tcp reset; }; }\n";
+    run_with_input(lab.node().command("nft").args(["-f", "-"]), ban)?;
+    let ended = deployment.scanner(&lab.wire, &["run", "--once"])?.expect_code(3)?;
+    ensure!(ended.stdout.contains("BLIND") && !ended.stdout.contains("PROOF"), "{ended:?}");
+    Ok(())
 }
 
 #[test]

@@ -388,6 +388,19 @@ mod tests {
     }
 
     #[test]
+    fn refusals_prove_nothing_while_the_control_port_is_kept_from_us_too() {
+        for port in ["80/tcp", "53/udp"] {
+            let refused = after(port, &[REFUSED, REFUSED]);
+            assert_eq!(refused.verdict(control(0, 1)), None, "{port}");
+            assert!(
+                matches!(refused.verdict(control(0, 9)), Some(Verdict::Unproven(Unproven::Blind { .. }))),
+                "{port}"
+            );
+            assert!(is_closed(refused.verdict(control(1, 9))), "{port}");
+        }
+    }
+
+    #[test]
     fn what_was_not_asked_does_not_count() {
         let broken = Reply::NotAsked("network is unreachable".into());
         assert_eq!(after("80/tcp", &[SILENT, broken.clone(), SILENT]).verdict(control(9, 9)), None);
