@@ -143,8 +143,7 @@ impl Node {
 
     /// One look at the kernel, compared with the ledger. Changes nothing.
     pub async fn inspect(&self) -> Result<Inspection, NodeError> {
-        let mut state = self.state.lock().await;
-        self.hear_docker(&mut state).await;
+        let state = self.state_after_docker().await;
         let (ledger, policy) = (self.load(&state)?, self.policy()?);
         Ok(block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy)))?)
     }
@@ -201,11 +200,16 @@ impl Node {
         facts
     }
 
-    async fn hear_docker(&self, state: &mut MutexGuard<'_, State>) {
-        match docker::gather(&self.config.docker_socket).await {
+    /// The state, after Docker was asked for its subnets. Docker is asked first: one that hangs must
+    /// not keep an order waiting.
+    async fn state_after_docker(&self) -> MutexGuard<'_, State> {
+        let heard = docker::gather(&self.config.docker_socket).await;
+        let mut state = self.state.lock().await;
+        match heard {
             Ok(facts) => state.subnets = Some(facts.subnets),
             Err(error) => tracing::debug!(%error, "docker does not answer; its subnets stay as last heard"),
         }
+        state
     }
 }
 

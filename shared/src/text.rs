@@ -1,4 +1,19 @@
-//! Text from elsewhere, made safe to show.
+//! Text from elsewhere: read into values, and made safe to show.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde::{Deserialize as _, Deserializer};
+
+/// Reads a value that serde sees as text.
+pub(crate) fn deserialize<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
 
 /// `text` with every control and bidirectional-formatting character escaped, cut after `limit`
 /// characters (an ellipsis marks the cut). Safe in a terminal and in a log line.

@@ -69,8 +69,7 @@ impl Node {
         if self.config.mode == Mode::Observe {
             return Ok(Vec::new());
         }
-        let mut state = self.state.lock().await;
-        self.hear_docker(&mut state).await;
+        let mut state = self.state_after_docker().await;
         let _lock = self.lock()?;
         let mut ledger = self.load(&state)?;
         ledger.armed |= arm;
@@ -86,8 +85,7 @@ impl Node {
 
     /// Opens again what the agent closed. An operator's local command, whatever the mode.
     pub async fn revert(&self, selection: Selection) -> Result<Reverted, NodeError> {
-        let mut state = self.state.lock().await;
-        self.hear_docker(&mut state).await;
+        let mut state = self.state_after_docker().await;
         let _lock = self.lock()?;
         let mut ledger = self.load(&state)?;
         match selection {

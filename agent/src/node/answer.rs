@@ -25,10 +25,10 @@ impl Node {
     pub async fn answer(&self, order: &Order, scanner: IpAddr) -> Result<Report, NodeError> {
         let started = Instant::now();
         let now = Timestamp::now();
-        let mut state = self.state.lock().await;
-        if state.subnets.is_none() {
-            self.hear_docker(&mut state).await;
-        }
+        let mut state = match self.config.mode {
+            Mode::Enforce => self.state.lock().await,
+            Mode::Observe => self.state_after_docker().await,
+        };
         let lock = self.lock()?;
         let mut ledger = self.load(&state)?;
         if let Some(stored) = replayed(order, &ledger)? {
