@@ -16,7 +16,7 @@ use tokio::task::block_in_place;
 use crate::config::Config;
 use crate::explain::{self, Question};
 use crate::firewall::{Desired, Firewall, FirewallError, Inspection};
-use crate::inventory::{Facts, NetlinkError, docker, interfaces, listeners};
+use crate::inventory::{Facts, Listener, NetlinkError, docker, interfaces, listeners};
 use crate::ledger::{Ledger, LedgerError, Store};
 use crate::plan::Policy;
 
@@ -165,8 +165,11 @@ impl Node {
     }
 
     fn policy(&self) -> Result<Policy, NodeError> {
-        let listeners = block_in_place(listeners::read).map_err(NodeError::Listeners)?;
-        Ok(self.config.policy(&listeners))
+        Ok(self.config.policy(&self.listeners()?))
+    }
+
+    fn listeners(&self) -> Result<Vec<Listener>, NodeError> {
+        block_in_place(listeners::read).map_err(NodeError::Listeners)
     }
 
     /// The ledger, with the interfaces that face the outside now besides those that once did.

@@ -9,7 +9,7 @@ use tokio::task::block_in_place;
 
 use super::{Node, NodeError};
 use crate::firewall::{Change, Inspection};
-use crate::inventory::{Facts, Flow, Listener, conntrack, interfaces, listeners};
+use crate::inventory::{Facts, Flow, Listener, conntrack, interfaces};
 use crate::ledger::{Closure, Ledger, LedgerError, Origin};
 use crate::plan;
 use crate::reconcile::{Reconciled, converge};
@@ -80,7 +80,7 @@ impl Node {
             }
         }
         let sessions = if arm { Sessions::Sever } else { Sessions::SeverOnChange };
-        Ok(self.enforce(&ledger, sessions)?.written)
+        Ok(self.enforce(&ledger, &self.listeners()?, sessions)?.written)
     }
 
     /// Opens again what the agent closed. An operator's local command, whatever the mode.
@@ -93,7 +93,7 @@ impl Node {
             Selection::All => ledger.forget(),
         }
         let unsaved = self.save(&ledger, &mut state);
-        let written = self.enforce(&ledger, Sessions::SeverOnChange)?.written;
+        let written = self.enforce(&ledger, &self.listeners()?, Sessions::SeverOnChange)?.written;
         Ok(Reverted { written, unsaved })
     }
 
@@ -102,7 +102,8 @@ impl Node {
         let mut state = self.state.lock().await;
         let facts = self.gather(&mut state, PortSet::default()).await;
         let _lock = self.lock()?;
-        let (mut ledger, policy) = (self.load(&state)?, self.policy()?);
+        let (mut ledger, listeners) = (self.load(&state)?, self.listeners()?);
+        let policy = self.config.policy(&listeners);
         let inspection = block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy)))?;
         let published = published(&inspection, &facts);
         ledger.armed = true;
@@ -127,19 +128,23 @@ impl Node {
         }
         let changed = state.unsaved.is_some() || ledger != self.store.load()?;
         let unsaved = if changed { self.save(&ledger, &mut state) } else { None };
-        let written = self.enforce(&ledger, Sessions::Sever)?.written;
+        let written = self.enforce(&ledger, &listeners, Sessions::Sever)?.written;
         Ok(Hardened { closed, refused, written, unsaved })
     }
 
-    pub(super) fn enforce(&self, ledger: &Ledger, sessions: Sessions) -> Result<Reconciled, NodeError> {
-        let listeners = block_in_place(listeners::read).map_err(NodeError::Listeners)?;
-        let policy = self.config.policy(&listeners);
+    pub(super) fn enforce(
+        &self,
+        ledger: &Ledger,
+        listeners: &[Listener],
+        sessions: Sessions,
+    ) -> Result<Reconciled, NodeError> {
+        let policy = self.config.policy(listeners);
         let desired = self.desired(ledger, &policy);
         let is_protected = |port| policy.protection(port).is_some();
         let reconciled = block_in_place(|| converge(&*self.firewall, &desired, is_protected));
         let unchanged = reconciled.as_ref().is_ok_and(|reconciled| reconciled.written.is_empty());
         if sessions == Sessions::Sever || !unchanged {
-            block_in_place(|| forget_reversed(&listeners, &desired.closed));
+            block_in_place(|| forget_reversed(listeners, &desired.closed));
         }
         Ok(reconciled?)
     }

@@ -34,7 +34,8 @@ impl Node {
         if let Some(stored) = replayed(order, &ledger)? {
             return Ok(stored);
         }
-        let policy = self.policy()?;
+        let listeners = self.listeners()?;
+        let policy = self.config.policy(&listeners);
         let decisions = plan::decide(order, &ledger, &policy, now);
         if self.config.mode == Mode::Enforce {
             plan::record(order, &decisions, &mut ledger, now);
@@ -45,7 +46,7 @@ impl Node {
         let unsaved = self.save(&ledger, &mut state);
         let (inspection, enforced) = match self.config.mode {
             Mode::Observe => (None, None),
-            Mode::Enforce => match self.enforce(&ledger, Sessions::Sever) {
+            Mode::Enforce => match self.enforce(&ledger, &listeners, Sessions::Sever) {
                 Ok(reconciled) => (Some(reconciled.inspection), Some(Ok(()))),
                 Err(error) => (None, Some(Err(error))),
             },
@@ -63,6 +64,7 @@ impl Node {
         let desired = self.desired(&ledger, &policy);
         let look = || block_in_place(|| self.firewall.inspect(&desired)).unwrap_or_default();
         let inspection = inspection.unwrap_or_else(look);
+        let own = interfaces::addresses();
         let outcomes = order
             .findings
             .iter()
@@ -70,7 +72,7 @@ impl Node {
             .map(|(finding, decision)| {
                 let question = Question { port: decision.port, address: Some(finding.address), from: Some(scanner) };
                 let cause = explain::cause(question, &facts, &inspection.docker);
-                let (status, reason) = match (decision.verdict, self.inside(finding.address, &desired)) {
+                let (status, reason) = match (decision.verdict, inside(finding.address, &own, &desired)) {
                     (Verdict::Close, Some(reason)) => (OutcomeStatus::Failed, reason),
                     (verdict, _) => judge(verdict, enforced.as_ref()),
                 };
@@ -109,14 +111,14 @@ impl Node {
         self.save(&ledger, &mut state);
         Ok(report)
     }
+}
 
-    /// Why a rule on the outside interfaces does not cover `address`: it sits on another one.
-    /// Addresses that the node does not hold (behind NAT) and those on loopback come in by any.
-    fn inside(&self, address: IpAddr, desired: &Desired) -> Option<String> {
-        let (interface, _) = interfaces::addresses().into_iter().find(|(_, own)| *own == address)?;
-        let covered = interface == "lo" || desired.outside.contains(&interface);
-        (!covered).then(|| format!("{address} is on {interface}, which the guard does not cover; add it to `outside`"))
-    }
+/// Why a rule on the outside interfaces does not cover `address`: it sits on another one of `own`.
+/// Addresses that the node does not hold (behind NAT) and those on loopback come in by any.
+fn inside(address: IpAddr, own: &[(String, IpAddr)], desired: &Desired) -> Option<String> {
+    let (interface, _) = own.iter().find(|(_, own)| *own == address)?;
+    let covered = interface == "lo" || desired.outside.contains(interface);
+    (!covered).then(|| format!("{address} is on {interface}, which the guard does not cover; add it to `outside`"))
 }
 
 fn judge(verdict: Verdict, enforced: Option<&Result<(), NodeError>>) -> (OutcomeStatus, String) {
