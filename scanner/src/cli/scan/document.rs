@@ -42,8 +42,17 @@ struct Document<'a, O> {
     findings: &'a [Finding],
     missing: &'a [Missing],
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    liars: Vec<Liar>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     unresolved: Vec<Nowhere<'a>>,
     summary: Summary,
+}
+
+/// An address that answers where nothing can be; its open ports are no findings.
+#[derive(Serialize)]
+struct Liar {
+    address: IpAddr,
+    open: usize,
 }
 
 /// A name without an address.
@@ -64,6 +73,8 @@ struct Shown {
     evidence: Evidence,
     attempts: u32,
     allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -77,6 +88,8 @@ struct Summary {
     unknown: u64,
     probes_sent: u64,
     probes_per_second: f64,
+    #[serde(skip_serializing_if = "is_zero")]
+    frames_dropped: u64,
     complete: bool,
 }
 
@@ -93,7 +106,7 @@ impl Scan {
     fn observations(&self) -> impl Iterator<Item = Shown> {
         let seen = self.sweep.observations.iter().cloned();
         let unasked = self.sweep.unasked.iter().flat_map(|unasked| unasked.observations());
-        seen.chain(unasked).map(|Observation { node, address, port, state, evidence, attempts }| Shown {
+        seen.chain(unasked).map(|Observation { node, address, port, state, evidence, attempts, service }| Shown {
             allowed: self.may_be_open(&node, port),
             node,
             address,
@@ -102,6 +115,7 @@ impl Scan {
             state,
             evidence,
             attempts,
+            service,
         })
     }
 }
@@ -116,6 +130,7 @@ fn document<O>(scan: &Scan, observations: Option<O>) -> Document<'_, O> {
         observations,
         findings: &scan.assessment.findings,
         missing: &scan.assessment.missing,
+        liars: scan.sweep.liars.iter().map(|(&address, &open)| Liar { address, open }).collect(),
         unresolved: scan.unresolved.iter().map(nowhere).collect(),
         summary: Summary {
             targets: tally.targets,
@@ -126,6 +141,7 @@ fn document<O>(scan: &Scan, observations: Option<O>) -> Document<'_, O> {
             unknown: tally.unknown,
             probes_sent: tally.probes_sent,
             probes_per_second: scan.speed(),
+            frames_dropped: tally.dropped,
             complete: scan.is_complete(),
         },
     }
@@ -158,6 +174,7 @@ mod tests {
             state,
             evidence,
             attempts,
+            service: None,
         };
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let sweep = Sweep {
@@ -173,15 +190,28 @@ mod tests {
                 node: "n1".parse().unwrap(),
                 address: "2001:db8:51::11".parse().unwrap(),
                 reason: "network is unreachable".to_owned(),
-                ports: ["80/tcp", "443/tcp"].map(|port| port.parse().unwrap()).into(),
+                ports: "80,443/tcp".parse().unwrap(),
+                attempts: 0,
             }],
+            liars: Default::default(),
+            notes: Vec::new(),
+            interrupted: false,
             heard: ["198.51.100.11".parse().unwrap()].into(),
-            tally: Tally { targets: 8, open: 2, closed: 2, filtered: 1, open_filtered: 1, unknown: 2, probes_sent: 10 },
+            tally: Tally {
+                targets: 8,
+                open: 2,
+                closed: 2,
+                filtered: 1,
+                open_filtered: 1,
+                unknown: 2,
+                probes_sent: 10,
+                dropped: 0,
+            },
             duration: Duration::from_secs(4),
         };
         let ports = "80,443/tcp".parse().unwrap();
         let expectations = [Expectation { node: "n1".parse().unwrap(), ports }];
-        let assessment = assess(&sweep.observations, &expectations, Vec::new(), sweep.started);
+        let assessment = assess(&sweep, &expectations, Vec::new());
         let [Expectation { node, ports }] = expectations;
         let nowhere: Name = "nowhere.invalid".parse().unwrap();
         let error = ResolveError::Empty { name: nowhere.to_string() };
