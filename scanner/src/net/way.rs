@@ -178,10 +178,10 @@ impl Ways {
             for attribute in &message.attributes {
                 match attribute {
                     NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => {
-                        address = Some(IpAddr::V4(*found))
+                        address = Some(IpAddr::V4(*found));
                     }
                     NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => {
-                        address = Some(IpAddr::V6(*found))
+                        address = Some(IpAddr::V6(*found));
                     }
                     NeighbourAttribute::LinkLayerAddress(found) => link = <[u8; 6]>::try_from(found.as_slice()).ok(),
                     _ => {}

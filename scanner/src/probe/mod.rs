@@ -14,7 +14,7 @@ mod simulation;
 mod syn;
 
 pub use cookie::{Cookie, SOURCE_PORTS};
-pub use engine::{Engine, Lane, Leftover, Probe, Reply, Step};
+pub use engine::{Cost, Engine, Lane, Leftover, Limits, Probe, Reply, Step};
 pub use loss::{Loss, MISS};
 pub use outcome::{Outcome, failed_here, is_shortage, reason, refused_by_network};
 pub use pacer::Pacer;

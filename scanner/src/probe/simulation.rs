@@ -11,7 +11,7 @@ use deadlight_shared::{PortState, Protocol};
 use fastrand::Rng;
 
 use super::packet::{Answer, AnswerKind, LONGEST, tests as craft};
-use super::{Cookie, Engine, Heard, Lane, Pacer, SynStep, SynSweep};
+use super::{Cookie, Cost, Engine, Heard, Lane, Limits, Pacer, SynStep, SynSweep};
 
 /// How a simulated host treats a SYN to a port that is not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Network {
         let lanes: Vec<_> = self.hosts.keys().enumerate().map(lane).collect();
         let sources = lanes.iter().map(|lane| craft::ends(lane.address).source).collect();
         let rate = NonZeroU32::new(rate).unwrap();
-        let engine = Engine::new(lanes, rate, rate, self.rng.u64(..));
+        let engine = Engine::new(lanes, Limits { rate, rate_per_node: rate, cost: Cost::Packet }, self.rng.u64(..));
         let mut sweep = SynSweep::new(engine, Cookie::new([self.rng.u8(..); 16], 61_000), sources);
         let (mut verdicts, mut now) = (Verdicts::default(), self.start);
         let mut buffer = [0; LONGEST];

@@ -11,7 +11,7 @@ use super::syn::SynDriver;
 use super::{Method, Plan, SweepError};
 use crate::net::raw::RawError;
 use crate::net::{self, Way, Ways};
-use crate::probe::{Engine, Lane};
+use crate::probe::{Cost, Engine, Lane, Limits};
 
 /// The slowest rate of a part of the sweep that runs beside a larger one.
 const LEAST_SHARE: u32 = 50;
@@ -47,10 +47,14 @@ pub(super) async fn prepare(plan: &Plan, seen: &mut Seen<'_>) -> Result<Lanes, S
         Method::Connect => (Vec::new(), tcp),
         Method::Auto | Method::Syn => ways(tcp, seen).await,
     };
+    if plan.method == Method::Syn && syn.is_empty() {
+        SynDriver::check()?;
+    }
     let rates = Rates::new(plan, &syn, &sockets, &by_connect);
+    let limits = |rate, cost| Limits { rate, rate_per_node: plan.rate_per_node, cost };
     let driver = match syn.is_empty() {
         true => None,
-        false => match SynDriver::new(syn, rates.syn, plan.rate_per_node) {
+        false => match SynDriver::new(syn, limits(rates.syn, Cost::Packet)) {
             Ok(driver) => Some(driver),
             Err((lanes, SweepError::Syn(RawError::Forbidden))) if plan.method == Method::Auto => {
                 seen.note("TCP is asked by connect: a SYN scan needs root or CAP_NET_RAW".to_owned());
@@ -62,7 +66,7 @@ pub(super) async fn prepare(plan: &Plan, seen: &mut Seen<'_>) -> Result<Lanes, S
     };
     sockets.extend(by_connect);
     let rate = if driver.is_some() { rates.sockets } else { plan.rate };
-    let engine = Engine::new(sockets, rate, plan.rate_per_node, random()?);
+    let engine = Engine::new(sockets, limits(rate, Cost::Connection), random()?);
     Ok(Lanes { syn: driver, sockets: engine })
 }
 

@@ -61,6 +61,9 @@ impl<'a> Seen<'a> {
     pub(super) fn keep(&mut self, found: &Found, state: PortState, evidence: Evidence, service: Option<String>) {
         self.tally.count(state, 1);
         let Found { node, address, port, attempts, .. } = *found;
+        if state == PortState::Closed && !self.nodes[node].watched.contains(port) {
+            return;
+        }
         let name = self.nodes[node].name.clone();
         self.observations.push((node, Observation { node: name, address, port, state, evidence, attempts, service }));
     }

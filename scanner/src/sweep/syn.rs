@@ -2,8 +2,8 @@
 //! reading what was captured.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
-use std::num::NonZeroU32;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::found::{By, Driven, Notice};
 use super::lanes::random;
 use crate::net::Way;
 use crate::net::raw::{BATCH, Capture, Frame, Sender, SourcePorts};
-use crate::probe::{Cookie, Engine, Lane, Probe, SynStep, SynSweep, is_shortage, reason};
+use crate::probe::{Cookie, Engine, Lane, Limits, Probe, SynStep, SynSweep, is_shortage, reason};
 
 /// Shorter waits are slept through: to be woken for every single answer costs more than it gains.
 const NAP: Duration = Duration::from_millis(1);
@@ -36,34 +36,35 @@ struct Link {
 
 impl SynDriver {
     /// Opens all sockets for `lanes`; gives the lanes back where that fails.
-    #[expect(clippy::result_large_err, clippy::type_complexity, reason = "the lanes are needed for the other method")]
-    pub(super) fn new(
-        lanes: Vec<(Lane, Way)>,
-        rate: NonZeroU32,
-        rate_per_node: NonZeroU32,
-    ) -> Result<Self, (Vec<Lane>, SweepError)> {
+    pub(super) fn new(lanes: Vec<(Lane, Way)>, limits: Limits) -> Result<Self, (Vec<Lane>, SweepError)> {
         let (lanes, ways): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
-        match Self::open(&lanes, ways, rate, rate_per_node) {
+        match Self::open(&lanes, ways, limits) {
             Ok(driver) => Ok(driver),
             Err(error) => Err((lanes, error)),
         }
     }
 
-    fn open(lanes: &[Lane], ways: Vec<Way>, rate: NonZeroU32, rate_per_node: NonZeroU32) -> Result<Self, SweepError> {
+    /// Whether this user may send and capture packets at all.
+    pub(super) fn check() -> Result<(), SweepError> {
+        let ports = SourcePorts::reserve(0)?;
+        Capture::open(ports.first())?;
+        Ok(())
+    }
+
+    fn open(lanes: &[Lane], ways: Vec<Way>, limits: Limits) -> Result<Self, SweepError> {
         let [choice, ..] = random()?.to_le_bytes();
         let ports = SourcePorts::reserve(choice.into())?;
         let capture = Capture::open(ports.first())?;
         let mut links = BTreeMap::new();
         for way in &ways {
-            if !links.contains_key(&way.interface) {
-                let link = Link { sender: Sender::open(way.interface)?, waiting: Vec::with_capacity(BATCH) };
-                links.insert(way.interface, link);
+            if let Entry::Vacant(vacant) = links.entry(way.interface) {
+                vacant.insert(Link { sender: Sender::open(way.interface)?, waiting: Vec::with_capacity(BATCH) });
             }
         }
         let mut key = [0; 16];
         key[..8].copy_from_slice(&random()?.to_le_bytes());
         key[8..].copy_from_slice(&random()?.to_le_bytes());
-        let engine = Engine::new(lanes.to_vec(), rate, rate_per_node, random()?);
+        let engine = Engine::new(lanes.to_vec(), limits, random()?);
         let sources = ways.iter().map(|way| way.source).collect();
         let sweep = SynSweep::new(engine, Cookie::new(key, ports.first()), sources);
         Ok(Self { sweep, ways, capture, links, _ports: ports })

@@ -10,12 +10,30 @@ use super::super::rtt::Rtt;
 
 /// Serial numbers below this one are attempts, the others are controls.
 pub(super) const FIRST_SERIAL: u16 = 32;
-/// Controls in one pass over a lane, where it has so many ports: three passes without a loss then make
-/// silence certain enough.
-const A_PASS: usize = 40;
 /// Attempts from one control to the next: not so few that controls are most of what is sent, not so
 /// many that a short trouble goes unseen.
 const EVERY: std::ops::RangeInclusive<u32> = 4..=64;
+
+/// What a control costs its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cost {
+    /// A packet, of which no program learns: 40 in a pass make three silent attempts enough where
+    /// nothing is lost.
+    Packet,
+    /// A connection, which an open service has to take: 12 in a pass make four enough, and closed
+    /// ports are asked first.
+    Connection,
+}
+
+impl Cost {
+    fn controls_in_a_pass(self) -> usize {
+        match self {
+            Self::Packet => 40,
+            Self::Connection => 12,
+        }
+    }
+}
+
 /// Ports that take turns, so that none is asked often enough to be taken for an attack.
 const MOST: usize = 8;
 /// An answer after this time may be the target's repetition of an earlier one.
@@ -24,6 +42,7 @@ const AMBIGUOUS: Duration = Duration::from_secs(1);
 /// Controls go out among the attempts, in every pass alike: what they meet is what the attempts meet.
 #[derive(Debug)]
 pub(super) struct Controls {
+    cost: Cost,
     every: u32,
     /// Open ports answer every SYN; RSTs are rationed by some hosts, so closed ports are second best.
     open: Vec<u16>,
@@ -49,9 +68,14 @@ struct Sent {
 
 impl Controls {
     /// For a lane of `ports` ports.
-    pub(super) fn new(ports: usize) -> Self {
-        let every = u32::try_from(ports / A_PASS).unwrap_or(u32::MAX).clamp(*EVERY.start(), *EVERY.end());
+    pub(super) fn new(ports: usize, cost: Cost) -> Self {
+        let every = u32::try_from(ports / cost.controls_in_a_pass()).unwrap_or(u32::MAX);
+        let every = match cost {
+            Cost::Packet => every.clamp(*EVERY.start(), *EVERY.end()),
+            Cost::Connection => every.max(*EVERY.start()),
+        };
         Self {
+            cost,
             every,
             open: Vec::new(),
             closed: Vec::new(),
@@ -156,7 +180,8 @@ impl Controls {
     }
 
     fn known(&self) -> &[u16] {
-        match self.open.is_empty() {
+        let closed_first = self.cost == Cost::Connection && !self.closed.is_empty();
+        match self.open.is_empty() || closed_first {
             true => &self.closed,
             false => &self.open,
         }
@@ -179,7 +204,7 @@ mod tests {
 
     #[test]
     fn open_ports_take_turns_and_go_before_closed_ones() {
-        let (mut controls, now) = (Controls::new(1_000), Instant::now());
+        let (mut controls, now) = (Controls::new(1_000, Cost::Packet), Instant::now());
         assert!(!controls.is_due(true) && !controls.is_unused());
         controls.refused(1);
         assert!(controls.is_due(false) && controls.is_unused(), "the first one at once");
@@ -196,8 +221,19 @@ mod tests {
     }
 
     #[test]
+    fn services_are_spared_where_a_control_is_a_connection() {
+        let mut controls = Controls::new(1_200, Cost::Connection);
+        controls.opened(80);
+        assert_eq!(controls.ask(Instant::now()).map(|(port, _)| port), Some(80), "there is no other");
+        controls.refused(1);
+        assert_eq!(controls.ask(Instant::now()).map(|(port, _)| port), Some(1));
+        (0..99).for_each(|_| controls.attempted());
+        assert!(!controls.is_due(false), "12 in a pass");
+    }
+
+    #[test]
     fn an_answer_in_time_counts_and_one_too_late_was_lost() {
-        let (mut controls, start) = (Controls::new(1_000), Instant::now());
+        let (mut controls, start) = (Controls::new(1_000, Cost::Packet), Instant::now());
         controls.opened(80);
         let serials: Vec<_> = (0..4).filter_map(|_| controls.ask(start)).map(|(_, serial)| serial).collect();
         assert_eq!(controls.heard(serials[0], after(start, 40)), Loss { asked: 1, lost: 0 });
@@ -213,7 +249,7 @@ mod tests {
 
     #[test]
     fn serial_numbers_come_round_and_spare_those_of_attempts() {
-        let (mut controls, now) = (Controls::new(1_000), Instant::now());
+        let (mut controls, now) = (Controls::new(1_000, Cost::Packet), Instant::now());
         controls.opened(80);
         let serials: Vec<_> = (0..=SERIALS).filter_map(|_| controls.ask(now)).map(|(_, serial)| serial).collect();
         assert_eq!((serials[0], serials.iter().min(), serials.iter().max()), (32, Some(&32), Some(&(SERIALS - 1))));

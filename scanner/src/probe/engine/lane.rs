@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 
 use super::super::Loss;
 use super::super::order::Order;
-use super::controls::{Controls, FIRST_SERIAL};
+use super::controls::{Controls, Cost, FIRST_SERIAL};
 use super::pace::Pace;
 use super::{Leftover, Probe, Reply};
 
@@ -77,7 +77,7 @@ pub(super) enum Turn {
 }
 
 impl Progress {
-    pub(super) fn new(lane: Lane, key: u64) -> Self {
+    pub(super) fn new(lane: Lane, cost: Cost, key: u64) -> Self {
         let ports = lane.ports.len();
         let order = Order::new(u32::try_from(ports).unwrap_or(u32::MAX), key);
         Self {
@@ -87,7 +87,7 @@ impl Progress {
             open: RoaringBitmap::new(),
             unreachable: RoaringBitmap::new(),
             unasked: None,
-            controls: Controls::new(ports),
+            controls: Controls::new(ports, cost),
             pass: 1,
             spoiled: (0, 0),
             order,
@@ -343,9 +343,9 @@ impl Progress {
 
     /// Attempts that every silent port has had, and whose answers would have been heard.
     fn counted(&self) -> u32 {
-        match self.controls.loss() {
-            None => self.pass,
-            Some(_) => self.pass - self.spoiled.0,
+        match (self.controls.loss(), self.lane.protocol) {
+            (Some(_), Protocol::Tcp) => self.pass - self.spoiled.0,
+            _ => self.pass,
         }
     }
 }

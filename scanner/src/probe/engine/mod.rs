@@ -22,6 +22,7 @@ use controls::FIRST_SERIAL;
 use lane::{Progress, Turn};
 use pace::Pace;
 
+pub use controls::Cost;
 pub use lane::Lane;
 
 /// One question.
@@ -72,6 +73,17 @@ pub struct Leftover {
     pub unknown: Option<String>,
 }
 
+/// What a sweep may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Probes a second in all.
+    pub rate: NonZeroU32,
+    /// Probes a second at each node.
+    pub rate_per_node: NonZeroU32,
+    /// What it costs a target to be asked again.
+    pub cost: Cost,
+}
+
 /// One sweep.
 #[derive(Debug)]
 pub struct Engine {
@@ -102,11 +114,11 @@ fn attempt(serial: u16) -> u32 {
 }
 
 impl Engine {
-    /// Asks `lanes` at `rate` probes a second in all, and `rate_per_node` at each node. `key` decides
-    /// the order.
-    pub fn new(lanes: Vec<Lane>, rate: NonZeroU32, rate_per_node: NonZeroU32, key: u64) -> Self {
+    /// Asks `lanes` within `limits`. `key` decides the order.
+    pub fn new(lanes: Vec<Lane>, limits: Limits, key: u64) -> Self {
+        let Limits { rate, rate_per_node, cost } = limits;
         let nodes = lanes.iter().map(|lane| lane.node + 1).max().unwrap_or(0);
-        let keyed = |(lane, number): (Lane, u64)| Progress::new(lane, key.wrapping_add(number << 32));
+        let keyed = |(lane, number): (Lane, u64)| Progress::new(lane, cost, key.wrapping_add(number << 32));
         Self {
             paces: (0..nodes).map(|_| Pace::new(rate_per_node)).collect(),
             pacer: Pacer::new(rate),

@@ -175,7 +175,8 @@ fn lane(node: usize, number: u8, ports: &[u16]) -> Lane {
 }
 
 fn engine(lanes: Vec<Lane>, rate: u32, rate_per_node: u32) -> Engine {
-    Engine::new(lanes, NonZeroU32::new(rate).unwrap(), NonZeroU32::new(rate_per_node).unwrap(), 3)
+    let [rate, rate_per_node] = [rate, rate_per_node].map(|rate| NonZeroU32::new(rate).unwrap());
+    Engine::new(lanes, Limits { rate, rate_per_node, cost: Cost::Packet }, 3)
 }
 
 #[test]
