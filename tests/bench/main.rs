@@ -9,11 +9,17 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+const RUNS: usize = 5;
+
 fn main() -> Result<()> {
     deadlight_tests::scratch::sweep_stale()?;
-    println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
-    order::measure()?;
-    scan::measure()
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.is_empty() || words.iter().any(|word| word == "order") {
+        println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
+        order::measure()?;
+    }
+    let runs = std::env::var("DEADLIGHT_BENCH_RUNS").map_or(Ok(RUNS), |runs| runs.parse())?;
+    scan::measure(runs, &words)
 }
 
 fn row(what: &str, ours: Duration, peer: Option<(&str, Duration)>) {

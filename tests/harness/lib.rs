@@ -28,3 +28,4 @@ pub mod session;
 pub mod syn_watch;
 pub mod test_ca;
 pub mod wait;
+pub mod wan;

@@ -1,0 +1,9 @@
+//! Scans of the same nodes by Deadlight and by its peers, in turn, in one run.
+
+mod cases;
+mod lab;
+mod measure;
+mod programs;
+mod services;
+
+pub(crate) use cases::measure;
