@@ -1,6 +1,8 @@
 //! `scan`: one look, without agent and configuration.
 
-mod document;
+pub(super) mod document;
+#[cfg(test)]
+mod fixture;
 mod table;
 
 use std::collections::BTreeMap;
@@ -22,6 +24,7 @@ use crate::assess::{Assessment, Expectation, assess};
 use crate::config::{self, PortsError};
 use crate::net;
 use crate::sweep::{Plan, PlannedNode, Sweep, Target, Unresolved, in_order, nodes_of, sweep};
+use document::{Scanned, ScannedNode};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -72,6 +75,7 @@ enum Output {
 /// A finished scan, to be shown.
 struct Scan {
     vantage: Name,
+    scanned: Scanned,
     sweep: Sweep,
     assessment: Assessment,
     expected: BTreeMap<Name, PortSet>,
@@ -88,7 +92,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let sweep = watched_sweep(&plan).await;
     let assessment = assess(&sweep.observations, &expectations, Vec::new(), sweep.started);
     let expected = expectations.into_iter().map(|expected| (expected.node, expected.ports)).collect();
-    let scan = Scan { vantage: vantage(), sweep, assessment, expected, unresolved };
+    let scanned = scanned(&arguments, &plan);
+    let scan = Scan { vantage: vantage(), scanned, sweep, assessment, expected, unresolved };
     if scan.is_blind() {
         tracing::warn!("no port of any target answered or refused: nothing can be said about them");
     }
@@ -156,11 +161,7 @@ fn show(scan: &Scan, output: Output) -> io::Result<()> {
 }
 
 fn plan(arguments: &Arguments, nodes: Vec<(Name, Vec<std::net::IpAddr>)>, expectations: &[Expectation]) -> Plan {
-    let mut ports = arguments.ports.clone();
-    if let Some(udp) = &arguments.udp {
-        ports.extend(udp);
-    }
-    let ports = in_order(&ports);
+    let ports = in_order(&ports(arguments));
     let planned = |((name, addresses), expected): ((Name, _), &Expectation)| PlannedNode {
         name,
         addresses,
@@ -172,6 +173,20 @@ fn plan(arguments: &Arguments, nodes: Vec<(Name, Vec<std::net::IpAddr>)>, expect
         rate: arguments.rate,
         rate_per_node: None,
     }
+}
+
+/// Ports asked at each address.
+fn ports(arguments: &Arguments) -> PortSet {
+    let mut ports = arguments.ports.clone();
+    if let Some(udp) = &arguments.udp {
+        ports.extend(udp);
+    }
+    ports
+}
+
+fn scanned(arguments: &Arguments, plan: &Plan) -> Scanned {
+    let node = |node: &PlannedNode| ScannedNode { node: node.name.clone(), addresses: node.addresses.clone() };
+    Scanned { ports: ports(arguments), nodes: plan.nodes.iter().map(node).collect() }
 }
 
 /// What may be open on each of `nodes`, in their order.
