@@ -1,0 +1,217 @@
+//! `--output sarif`: SARIF 2.1.0, for code scanning.
+
+use std::io::{self, Write};
+
+use deadlight_shared::text::printable;
+use deadlight_shared::{Evidence, Finding, Observation, PortState};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::super::counted;
+use super::Scan;
+
+/// Longest text of a system that is shown.
+const SHOWN: usize = 300;
+
+/// What a result is about.
+struct Rule {
+    id: &'static str,
+    level: &'static str,
+    title: &'static str,
+    help: &'static str,
+}
+
+const UNEXPECTED: usize = 0;
+const MISSING: usize = 1;
+const NOT_ASKED: usize = 2;
+
+const RULES: [Rule; 3] = [
+    Rule {
+        id: "unexpected-open-port",
+        level: "error",
+        title: "A port is open and no allowlist entry covers it",
+        help: "Close the port, or add an allowlist entry with an owner and a reason.",
+    },
+    Rule {
+        id: "expected-port-missing",
+        level: "warning",
+        title: "A port that the allowlist expects open is closed or filtered at every address of its node",
+        help: "Start the service again, or remove the allowlist entry.",
+    },
+    // A result, and not a notification alone: most readers show results only, and a blind scan without
+    // any would look clean. SARIF's kind `open` would demand level `none`, which code scanning lacks.
+    Rule {
+        id: "not-asked",
+        level: "note",
+        title: "Something could not be asked, so nothing is known about it",
+        help: "Repair the way from the scanner to the target, then scan again.",
+    },
+];
+
+pub(super) fn write(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, &log(scan))?;
+    writeln!(out)
+}
+
+fn log(scan: &Scan) -> Value {
+    let doubts = doubts(scan);
+    let unexpected = scan.assessment.findings.iter().map(|finding| unexpected(scan, finding));
+    let missing = scan.assessment.missing.iter().map(|missing| {
+        let text = format!("{} of node {} is allowed and not open", missing.port, missing.node);
+        let place = format!("{}/{}", missing.node, missing.port);
+        result(MISSING, &text, &place, &place)
+    });
+    let not_asked = doubts.iter().map(|doubt| result(NOT_ASKED, &doubt.text, &doubt.place, &doubt.place));
+    json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "tool": {
+                "driver": {
+                    "name": env!("CARGO_PKG_NAME"),
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "rules": RULES.iter().map(rule).collect::<Vec<_>>(),
+                },
+            },
+            // Uploads of one vantage point replace each other, not those of another.
+            "automationDetails": { "id": format!("{}/{}/", env!("CARGO_PKG_NAME"), scan.vantage) },
+            "invocations": [{
+                "executionSuccessful": scan.is_complete(),
+                "startTimeUtc": utc(scan.sweep.started),
+                "endTimeUtc": utc(scan.sweep.finished),
+                "toolExecutionNotifications": doubts.iter().map(notification).collect::<Vec<_>>(),
+            }],
+            "results": unexpected.chain(missing).chain(not_asked).collect::<Vec<_>>(),
+        }],
+    })
+}
+
+fn rule(rule: &Rule) -> Value {
+    json!({
+        "id": rule.id,
+        "shortDescription": { "text": rule.title },
+        "fullDescription": { "text": format!("{}.", rule.title) },
+        "help": { "text": rule.help },
+        "defaultConfiguration": { "level": rule.level },
+    })
+}
+
+fn unexpected(scan: &Scan, finding: &Finding) -> Value {
+    let Finding { id, node, address, .. } = finding;
+    let port = finding.port();
+    let seen = |seen: &&Observation| seen.node == *node && seen.address == *address && seen.port == port;
+    let evidence = scan.sweep.observations.iter().find(seen).map(|seen| &seen.evidence);
+    let text = format!("{port} at {address} (node {node}) is open and not allowed{}", by(evidence));
+    result(UNEXPECTED, &text, &format!("{node}/{address}/{port}"), id.as_str())
+}
+
+fn by(evidence: Option<&Evidence>) -> String {
+    evidence.map(|evidence| format!(": {}", printable(&evidence.to_string(), SHOWN))).unwrap_or_default()
+}
+
+/// `place` is a relative path, which code scanning demands: it refuses any scheme but `file`, and a
+/// location without a line. A node's name comes first, so no colon of an address can look like a scheme.
+fn result(rule: usize, text: &str, place: &str, fingerprint: &str) -> Value {
+    json!({
+        "ruleId": RULES[rule].id,
+        "ruleIndex": rule,
+        "level": RULES[rule].level,
+        "message": { "text": message(text) },
+        "locations": [{
+            "physicalLocation": { "artifactLocation": { "uri": place }, "region": { "startLine": 1 } },
+            "logicalLocations": [{ "fullyQualifiedName": place, "kind": "resource" }],
+        }],
+        // The first is the only one that GitHub reads; it would make one from a line of the file.
+        "partialFingerprints": { "primaryLocationLineHash": fingerprint, "deadlightTarget/v1": fingerprint },
+    })
+}
+
+fn notification(doubt: &Doubt) -> Value {
+    json!({
+        "level": "error",
+        "message": { "text": message(&doubt.text) },
+        "associatedRule": { "id": RULES[NOT_ASKED].id, "index": NOT_ASKED },
+    })
+}
+
+/// Something that is not known.
+struct Doubt {
+    place: String,
+    text: String,
+}
+
+fn doubts(scan: &Scan) -> Vec<Doubt> {
+    let blind = scan.is_blind().then(|| Doubt {
+        place: scan.vantage.to_string(),
+        text: format!("No port of any target answered or refused vantage point {}", scan.vantage),
+    });
+    let unasked = scan.sweep.unasked.iter().map(|unasked| {
+        let (ports, reason) = (counted(unasked.ports.len(), "port"), printable(&unasked.reason, SHOWN));
+        Doubt {
+            place: format!("{}/{}", unasked.node, unasked.address),
+            text: format!("{} (node {}, {ports}) could not be asked: {reason}", unasked.address, unasked.node),
+        }
+    });
+    let unknown = scan.sweep.observations.iter().filter(|seen| seen.state == PortState::Unknown).map(|seen| {
+        let Observation { node, address, port, evidence, .. } = seen;
+        Doubt {
+            place: format!("{node}/{address}/{port}"),
+            text: format!("{port} at {address} (node {node}) is unknown{}", by(Some(evidence))),
+        }
+    });
+    let unresolved = scan.unresolved.iter().map(|unresolved| Doubt {
+        place: unresolved.target.to_string(),
+        text: format!("{} could not be asked: {}", unresolved.target, printable(&unresolved.reason(), SHOWN)),
+    });
+    blind.into_iter().chain(unasked).chain(unknown).chain(unresolved).collect()
+}
+
+/// Plain text as SARIF wants it (3.11): braces are placeholders and brackets are links otherwise.
+fn message(text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('[', "\\[").replace(']', "\\]");
+    text.replace('{', "{{").replace('}', "}}")
+}
+
+fn utc(time: Timestamp) -> String {
+    format!("{time:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::scan;
+    use super::*;
+
+    #[test]
+    fn the_log_is_the_golden_one() {
+        let mut written = Vec::new();
+        write(&scan(), &mut written).unwrap();
+        let written: Value = serde_json::from_slice(&written).unwrap();
+        let golden = include_str!("golden.sarif").replace("VERSION", env!("CARGO_PKG_VERSION"));
+        assert_eq!(written, serde_json::from_str::<Value>(&golden).unwrap(), "{written:#}");
+    }
+
+    #[test]
+    fn a_blind_scan_is_no_clean_one() {
+        let mut scan = scan();
+        scan.sweep.heard.clear();
+        scan.sweep.unasked.clear();
+        scan.sweep.observations.clear();
+        scan.unresolved.clear();
+        scan.sweep.tally.unknown = 0;
+        let run = &log(&scan)["runs"][0];
+        assert_eq!(run["invocations"][0]["executionSuccessful"], false);
+        assert_eq!(run["invocations"][0]["toolExecutionNotifications"].as_array().unwrap().len(), 1);
+        let rules: Vec<_> = run["results"].as_array().unwrap().iter().map(|result| &result["ruleId"]).collect();
+        assert!(rules.contains(&&json!("not-asked")), "{run:#}");
+    }
+
+    #[test]
+    fn hostile_text_stays_text() {
+        let mut scan = scan();
+        scan.sweep.unasked[0].reason = "\x1b[31m [click](https://evil.invalid) {0}".to_owned();
+        let log = log(&scan);
+        let text = log["runs"][0]["invocations"][0]["toolExecutionNotifications"][0]["message"]["text"].as_str();
+        let wanted = r"\\u{{1b}}\[31m \[click\](https://evil.invalid) {{0}}";
+        assert!(text.unwrap().ends_with(wanted), "{text:?}");
+    }
+}
