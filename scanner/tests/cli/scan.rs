@@ -178,7 +178,7 @@ fn an_address_without_a_route_is_unknown() {
 fn a_reader_that_goes_away_is_no_error() {
     let open = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = open.local_addr().unwrap().port().to_string();
-    for output in ["table", "json", "jsonl", "sarif"] {
+    for output in ["table", "json", "jsonl", "sarif", "junit"] {
         let mut scan = program();
         scan.args(["scan", "127.0.0.1", "--ports", &port, "--output", output]);
         let mut scan = scan.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -3,6 +3,7 @@
 pub(super) mod document;
 #[cfg(test)]
 mod fixture;
+mod junit;
 mod sarif;
 mod table;
 
@@ -73,6 +74,8 @@ enum Output {
     Jsonl,
     /// SARIF 2.1.0, for code scanning
     Sarif,
+    /// JUnit XML, for test reports
+    Junit,
 }
 
 /// A finished scan, to be shown.
@@ -153,13 +156,14 @@ fn show(scan: &Scan, output: Output) -> io::Result<()> {
     // What machines read has no colours to take away.
     let mut out: Box<dyn Write> = match output {
         Output::Table => Box::new(BufWriter::new(anstream::stdout())),
-        Output::Json | Output::Jsonl | Output::Sarif => Box::new(BufWriter::new(io::stdout())),
+        Output::Json | Output::Jsonl | Output::Sarif | Output::Junit => Box::new(BufWriter::new(io::stdout())),
     };
     match output {
         Output::Table => table::write(scan, &mut out)?,
         Output::Json => document::write(scan, &mut out)?,
         Output::Jsonl => document::write_lines(scan, &mut out)?,
         Output::Sarif => sarif::write(scan, &mut out)?,
+        Output::Junit => junit::write(scan, &mut out)?,
     }
     out.flush()
 }
