@@ -113,7 +113,7 @@ fn rest(scan: &Scan, address: IpAddr, unasked: Option<&Unasked>) -> Case {
 impl Suite {
     fn write<W: Write>(&self, scan: &Scan, xml: &mut Writer<W>) -> io::Result<()> {
         let counts: Counts = self.cases.iter().collect();
-        let started = scan.sweep.started.to_string();
+        let started = format!("{:.0}", scan.sweep.started);
         let suite = xml.create_element("testsuite").with_attribute(("name", self.name.as_str()));
         let suite = suite.with_attributes(counts.attributes());
         let suite = suite.with_attribute(("timestamp", started.as_str()));
