@@ -32,7 +32,7 @@ pub(in crate::cli) struct ScannedNode {
 
 /// One indented object.
 pub(super) fn write(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
-    let observations = Stream(Cell::new(Some(scan.observations())));
+    let observations = Stream::new(scan.observations());
     serde_json::to_writer_pretty(&mut *out, &document(scan, Some(observations)))?;
     writeln!(out)
 }
@@ -98,9 +98,15 @@ struct Summary {
 }
 
 /// An iterator written as a list, without the list ever being in memory.
-struct Stream<I>(Cell<Option<I>>);
+pub(super) struct Stream<I>(Cell<Option<I>>);
 
-impl<I: Iterator<Item = Shown>> Serialize for Stream<I> {
+impl<I> Stream<I> {
+    pub(super) fn new(items: I) -> Self {
+        Self(Cell::new(Some(items)))
+    }
+}
+
+impl<I: Iterator<Item: Serialize>> Serialize for Stream<I> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.take().into_iter().flatten())
     }

@@ -1,12 +1,12 @@
 //! `--output junit`: JUnit XML, for the test reports of CI systems.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::net::IpAddr;
 
 use deadlight_shared::text::printable;
-use deadlight_shared::{Name, Observation, PortState};
+use deadlight_shared::{Name, Observation, Port, PortState};
 use quick_xml::events::BytesText;
 use quick_xml::writer::Writer;
 
@@ -58,8 +58,9 @@ fn suites(scan: &Scan) -> Vec<Suite> {
         seen.entry(observation.address).or_default().push(observation);
     }
     let unasked: BTreeMap<IpAddr, &Unasked> = scan.sweep.unasked.iter().map(|u| (u.address, u)).collect();
+    let missing: Missing<'_> = scan.assessment.missing.iter().map(|missing| (&missing.node, missing.port)).collect();
     let cases = |address: &IpAddr| {
-        let seen = seen.get(address).into_iter().flatten().map(|seen| observed(scan, seen));
+        let seen = seen.get(address).into_iter().flatten().map(|seen| observed(scan, &missing, seen));
         seen.chain([rest(scan, *address, unasked.get(address).copied())]).collect::<Vec<_>>()
     };
     let node = |ScannedNode { node, addresses }: &ScannedNode| Suite {
@@ -77,16 +78,19 @@ fn suites(scan: &Scan) -> Vec<Suite> {
     scan.scanned.nodes.iter().map(node).chain(unresolved).collect()
 }
 
+type Missing<'a> = BTreeSet<(&'a Name, Port)>;
+
 /// What is asked of one listed port: an allowed one should be open, every other one should not.
-fn observed(scan: &Scan, seen: &Observation) -> Case {
+fn observed(scan: &Scan, missing: &Missing<'_>, seen: &Observation) -> Case {
     let Observation { node, address, port, state, evidence, .. } = seen;
     let allowed = scan.may_be_open(node, *port);
-    let missing = || scan.assessment.missing.iter().any(|missing| missing.node == *node && missing.port == *port);
     let text = format!("{state}: {evidence}");
     let verdict = match (state, allowed) {
         (PortState::Open, true) | (PortState::Closed | PortState::Filtered, false) => Verdict::Passed,
         (PortState::Open, false) => Verdict::Failed("unexpected-open-port", text),
-        (PortState::Closed | PortState::Filtered, true) if missing() => Verdict::Failed("expected-port-missing", text),
+        (PortState::Closed | PortState::Filtered, true) if missing.contains(&(node, *port)) => {
+            Verdict::Failed("expected-port-missing", text)
+        }
         (PortState::Closed | PortState::Filtered, true) => {
             Verdict::Skipped(format!("{text}; another address of the node may have it open"))
         }

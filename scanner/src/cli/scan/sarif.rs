@@ -1,14 +1,18 @@
 //! `--output sarif`: SARIF 2.1.0, for code scanning.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::IpAddr;
 
 use deadlight_shared::text::printable;
-use deadlight_shared::{Evidence, Finding, Observation, PortState};
+use deadlight_shared::{Evidence, Finding, Name, Observation, Port, PortState};
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::counted;
 use super::Scan;
+use super::document::Stream;
 
 /// Longest text of a system that is shown.
 const SHOWN: usize = 300;
@@ -49,41 +53,54 @@ const RULES: [Rule; 3] = [
 ];
 
 pub(super) fn write(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, &log(scan))?;
-    writeln!(out)
-}
-
-fn log(scan: &Scan) -> Value {
     let doubts = doubts(scan);
-    let unexpected = scan.assessment.findings.iter().map(|finding| unexpected(scan, finding));
+    let observations = scan.sweep.observations.iter();
+    let seen: Seen<'_> = observations.map(|seen| ((&seen.node, seen.address, seen.port), &seen.evidence)).collect();
+    let unexpected = scan.assessment.findings.iter().map(|finding| unexpected(&seen, finding));
     let missing = scan.assessment.missing.iter().map(|missing| {
         let text = format!("{} of node {} is allowed and not open", missing.port, missing.node);
         let place = format!("{}/{}", missing.node, missing.port);
         result(MISSING, &text, &place, &place)
     });
     let not_asked = doubts.iter().map(|doubt| result(NOT_ASKED, &doubt.text, &doubt.place, &doubt.place));
-    json!({
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [{
-            "tool": {
-                "driver": {
-                    "name": env!("CARGO_PKG_NAME"),
-                    "version": env!("CARGO_PKG_VERSION"),
-                    "rules": RULES.iter().map(rule).collect::<Vec<_>>(),
-                },
+    let run = Run {
+        tool: json!({
+            "driver": {
+                "name": env!("CARGO_PKG_NAME"),
+                "version": env!("CARGO_PKG_VERSION"),
+                "rules": RULES.iter().map(rule).collect::<Vec<_>>(),
             },
-            // Uploads of one vantage point replace each other, not those of another.
-            "automationDetails": { "id": format!("{}/{}/", env!("CARGO_PKG_NAME"), scan.vantage) },
-            "invocations": [{
-                "executionSuccessful": scan.is_complete(),
-                "startTimeUtc": utc(scan.sweep.started),
-                "endTimeUtc": utc(scan.sweep.finished),
-                "toolExecutionNotifications": doubts.iter().map(notification).collect::<Vec<_>>(),
-            }],
-            "results": unexpected.chain(missing).chain(not_asked).collect::<Vec<_>>(),
-        }],
-    })
+        }),
+        // Uploads of one vantage point replace each other, not those of another.
+        automation_details: json!({ "id": format!("{}/{}/", env!("CARGO_PKG_NAME"), scan.vantage) }),
+        invocations: json!([{
+            "executionSuccessful": scan.is_complete(),
+            "startTimeUtc": utc(scan.sweep.started),
+            "endTimeUtc": utc(scan.sweep.finished),
+            "toolExecutionNotifications": doubts.iter().map(notification).collect::<Vec<_>>(),
+        }]),
+        results: Stream::new(unexpected.chain(missing).chain(not_asked)),
+    };
+    let log = Log { schema: "https://json.schemastore.org/sarif-2.1.0.json", version: "2.1.0", runs: [run] };
+    serde_json::to_writer_pretty(&mut *out, &log)?;
+    writeln!(out)
+}
+
+#[derive(Serialize)]
+struct Log<R> {
+    #[serde(rename = "$schema")]
+    schema: &'static str,
+    version: &'static str,
+    runs: [Run<R>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Run<R> {
+    tool: Value,
+    automation_details: Value,
+    invocations: Value,
+    results: R,
 }
 
 fn rule(rule: &Rule) -> Value {
@@ -96,11 +113,11 @@ fn rule(rule: &Rule) -> Value {
     })
 }
 
-fn unexpected(scan: &Scan, finding: &Finding) -> Value {
-    let Finding { id, node, address, .. } = finding;
-    let port = finding.port();
-    let seen = |seen: &&Observation| seen.node == *node && seen.address == *address && seen.port == port;
-    let evidence = scan.sweep.observations.iter().find(seen).map(|seen| &seen.evidence);
+type Seen<'a> = BTreeMap<(&'a Name, IpAddr, Port), &'a Evidence>;
+
+fn unexpected(seen: &Seen<'_>, finding: &Finding) -> Value {
+    let (Finding { id, node, address, .. }, port) = (finding, finding.port());
+    let evidence = seen.get(&(node, *address, port)).copied();
     let text = format!("{port} at {address} (node {node}) is open and not allowed{}", by(evidence));
     result(UNEXPECTED, &text, &format!("{node}/{address}/{port}"), id.as_str())
 }
@@ -181,11 +198,15 @@ mod tests {
     use super::super::fixture::scan;
     use super::*;
 
+    fn log(scan: &Scan) -> Value {
+        let mut written = Vec::new();
+        write(scan, &mut written).unwrap();
+        serde_json::from_slice(&written).unwrap()
+    }
+
     #[test]
     fn the_log_is_the_golden_one() {
-        let mut written = Vec::new();
-        write(&scan(), &mut written).unwrap();
-        let written: Value = serde_json::from_slice(&written).unwrap();
+        let written = log(&scan());
         let golden = include_str!("golden.sarif").replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(written, serde_json::from_str::<Value>(&golden).unwrap(), "{written:#}");
     }
