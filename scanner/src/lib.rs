@@ -4,6 +4,7 @@ pub mod assess;
 pub mod cli;
 pub mod config;
 pub mod deliver;
+pub mod identify;
 pub mod net;
 pub mod pki;
 pub mod probe;

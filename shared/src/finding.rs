@@ -86,6 +86,9 @@ pub struct Finding {
     pub status: FindingStatus,
     /// When it was first seen.
     pub first_seen: Timestamp,
+    /// What is behind the port, as far as it said so itself when it was last asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
 }
 
 impl Finding {

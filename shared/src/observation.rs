@@ -59,6 +59,8 @@ pub enum Evidence {
     Unreachable,
     /// No answer to any attempt.
     Silence,
+    /// Asked, but what came back, or did not, settles nothing; why.
+    Inconclusive(String),
     /// The question was never sent; the reason, as the system gave it.
     NotAsked(String),
 }
@@ -72,6 +74,7 @@ impl fmt::Display for Evidence {
             Self::PortUnreachable => f.pad("icmp-port-unreachable"),
             Self::Unreachable => f.pad("icmp-unreachable"),
             Self::Silence => f.pad("silence"),
+            Self::Inconclusive(reason) => f.pad(reason),
             Self::NotAsked(reason) => f.pad(&format!("not asked: {reason}")),
         }
     }
@@ -98,4 +101,6 @@ pub struct Observation {
     pub evidence: Evidence,
     /// Packets or connection attempts made.
     pub attempts: u32,
+    /// What is behind the port, as far as it says so itself; not escaped.
+    pub service: Option<String>,
 }

@@ -7,6 +7,8 @@ use deadlight_shared::{Finding, FindingId, FindingStatus, Name, Observation, Por
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::sweep::Sweep;
+
 /// A node as it is judged.
 #[derive(Debug, Clone)]
 pub struct Expectation {
@@ -37,14 +39,10 @@ pub struct Assessment {
     pub missing: Vec<Missing>,
 }
 
-/// Judges `observations`; `known` are the findings of earlier sweeps, `now` is when new ones were
-/// first seen.
-pub fn assess(
-    observations: &[Observation],
-    expectations: &[Expectation],
-    known: Vec<Finding>,
-    now: Timestamp,
-) -> Assessment {
+/// Judges what `sweep` saw; `known` are the findings of earlier sweeps. What an address that answers
+/// everywhere says is no exposure.
+pub fn assess(sweep: &Sweep, expectations: &[Expectation], known: Vec<Finding>) -> Assessment {
+    let observations = &sweep.observations;
     let expected: BTreeMap<&Name, &PortSet> = expectations.iter().map(|e| (&e.node, &e.ports)).collect();
     let may_be_open = |node: &Name, port| expected.get(node).is_some_and(|ports| ports.contains(port));
     let mut findings = known;
@@ -55,15 +53,19 @@ pub fn assess(
         }
     }
     let mut position: BTreeMap<FindingId, usize> = findings.iter().map(|f| f.id.clone()).zip(0..).collect();
-    let open = |seen: &&Observation| seen.state == PortState::Open && !may_be_open(&seen.node, seen.port);
+    let believed = |seen: &Observation| seen.state == PortState::Open && !sweep.liars.contains_key(&seen.address);
+    let open = |seen: &&Observation| believed(seen) && !may_be_open(&seen.node, seen.port);
     for seen in observations.iter().filter(open) {
         let id = FindingId::of(&seen.node, seen.address, seen.port);
         match position.get(&id) {
             Some(&index) => findings[index].status = seen_again(findings[index].status),
             None => {
                 position.insert(id.clone(), findings.len());
-                findings.push(first_seen(&id, seen.node.clone(), seen.address, seen.port, now));
+                findings.push(first_seen(&id, seen.node.clone(), seen.address, seen.port, sweep.started));
             }
+        }
+        if let (Some(&index), Some(service)) = (position.get(&id), &seen.service) {
+            findings[index].service = Some(service.clone());
         }
         exposed.insert(id);
     }
@@ -74,7 +76,7 @@ pub fn assess(
 pub fn first_seen(id: &FindingId, node: Name, address: IpAddr, port: Port, now: Timestamp) -> Finding {
     let Port { protocol, number } = port;
     let (id, status) = (id.clone(), FindingStatus::Open);
-    Finding { id, node, address, port: number, protocol, status, first_seen: now }
+    Finding { id, node, address, port: number, protocol, status, first_seen: now, service: None }
 }
 
 fn seen_again(status: FindingStatus) -> FindingStatus {
@@ -123,7 +125,52 @@ mod tests {
             state,
             evidence: Evidence::SynAck,
             attempts: 1,
+            service: None,
         }
+    }
+
+    fn assess(
+        observations: &[Observation],
+        expectations: &[Expectation],
+        known: Vec<Finding>,
+        now: Timestamp,
+    ) -> Assessment {
+        super::assess(&sweep(observations, now, &[]), expectations, known)
+    }
+
+    fn sweep(observations: &[Observation], started: Timestamp, liars: &[&str]) -> Sweep {
+        Sweep {
+            started,
+            finished: started,
+            observations: observations.to_vec(),
+            unasked: Vec::new(),
+            heard: BTreeSet::new(),
+            liars: liars.iter().map(|address| (address.parse().unwrap(), 60)).collect(),
+            notes: Vec::new(),
+            interrupted: false,
+            tally: Default::default(),
+            duration: Default::default(),
+        }
+    }
+
+    #[test]
+    fn what_a_liar_says_is_no_exposure() {
+        let observations = [seen("n1", V4, "8080/tcp", Open), seen("n1", V6, "8080/tcp", Open)];
+        let found = super::assess(&sweep(&observations, at(1), &[V4]), &[], Vec::new());
+        let addresses: Vec<_> = found.findings.iter().map(|finding| finding.address.to_string()).collect();
+        assert_eq!((addresses, found.exposed.len()), (vec![V6.to_owned()], 1));
+    }
+
+    #[test]
+    fn what_is_behind_a_port_stays_known() {
+        let mut open = seen("n1", V4, "8080/tcp", Open);
+        let first = assess(std::slice::from_ref(&open), &[], Vec::new(), at(1)).findings;
+        assert_eq!(first[0].service, None);
+        open.service = Some("HTTP 200, title cAdvisor".to_owned());
+        let then = assess(std::slice::from_ref(&open), &[], first, at(2)).findings;
+        open.service = None;
+        let last = assess(&[open], &[], then, at(3)).findings;
+        assert_eq!(last[0].service.as_deref(), Some("HTTP 200, title cAdvisor"));
     }
 
     fn expect(node: &str, ports: &str) -> Expectation {

@@ -1,7 +1,6 @@
 //! `run`: sweep, assess, order, prove.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -21,10 +20,10 @@ use crate::assess::{Assessment, Expectation, assess};
 use crate::config::Config;
 use crate::deliver::{Agent, DeliverError};
 use crate::net;
-use crate::probe::Outcome;
+use crate::probe::{Outcome, Payloads};
 use crate::round::{self, Ending};
 use crate::store::{Store, StoreError};
-use crate::sweep::{Plan, PlannedNode, Sweep, in_order, rescan};
+use crate::sweep::{Limits, Method, Plan, PlannedNode, Sweep, rescan};
 
 const CONTROL_ATTEMPTS: usize = 3;
 const CONTROL_LIMIT: Duration = Duration::from_millis(1_500);
@@ -104,10 +103,10 @@ impl Scanner {
             tracing::warn!("{warning}");
         }
         let expectations = self.config.expectations(today);
-        let mut sweep = watched_sweep(&plan(&self.config, &expectations, self.store.findings())).await;
+        let mut sweep = watched_sweep(&plan(&self.config, &expectations, self.store.findings())).await?;
         self.hear_controls(&mut sweep).await;
         let known = self.store.findings().to_vec();
-        let mut assessment = assess(&sweep.observations, &expectations, known, sweep.started);
+        let mut assessment = assess(&sweep, &expectations, known);
         self.store.keep(assessment.findings.clone())?;
         self.story.sweep(&self.config, &sweep, &assessment);
 
@@ -115,7 +114,9 @@ impl Scanner {
         let ordered = reports.keys().cloned().collect();
         let rescans = round::rescans(&self.config, &expectations, &assessment, &ordered);
         self.story.rescan(&rescans);
-        let checked = rescan(&rescans, self.config.rate, net::in_flight_limit()).await;
+        let Config { rate, rate_per_node, .. } = self.config;
+        let limits = Limits { rate, rate_per_node, in_flight: net::in_flight_limit() };
+        let checked = rescan(&rescans, limits, &Payloads::builtin()).await;
         round::take_proofs(&mut assessment, &checked, Timestamp::now());
         self.store.keep(assessment.findings.clone())?;
         self.story.proofs(&checked, &self.dropped_since(&reports).await);
@@ -133,7 +134,7 @@ impl Scanner {
             for address in &node.addresses {
                 let mut answered = false;
                 for _ in 0..CONTROL_ATTEMPTS {
-                    let asked = net::ask(*address, control, CONTROL_LIMIT).await;
+                    let asked = net::ask(*address, control, &[], CONTROL_LIMIT).await;
                     answered |= matches!(asked.outcome, Outcome::Answered { .. });
                     if answered {
                         break;
@@ -210,27 +211,22 @@ fn agents(config: &Config, credentials: Option<Credentials>) -> Result<BTreeMap<
 
 /// What to sweep: the configured ports, the node's own, and everything that has a finding.
 fn plan(config: &Config, expectations: &[Expectation], known: &[Finding]) -> Plan {
-    let all = in_order(&config.ports);
     let planned = |(node, expected): (&crate::config::Node, &Expectation)| {
-        let mut besides: PortSet =
+        let mut watched: PortSet =
             known.iter().filter(|finding| finding.node == node.name).map(Finding::port).collect();
-        besides.extend(&node.own_ports());
-        let covered = besides.iter().all(|port| config.ports.contains(port));
-        let ports = match covered {
-            true => Arc::clone(&all),
-            false => {
-                let mut ports = config.ports.clone();
-                ports.extend(&besides);
-                in_order(&ports)
-            }
-        };
-        besides.extend(&expected.ports);
-        PlannedNode { name: node.name.clone(), addresses: node.addresses.clone(), ports, watched: besides }
+        watched.extend(&node.own_ports());
+        let mut ports = config.ports.clone();
+        ports.extend(&watched);
+        watched.extend(&expected.ports);
+        PlannedNode { name: node.name.clone(), addresses: node.addresses.clone(), ports, watched }
     };
     Plan {
         nodes: config.nodes.iter().zip(expectations).map(planned).collect(),
+        method: Method::Auto,
         rate: config.rate,
-        rate_per_node: Some(config.rate_per_node),
+        rate_per_node: config.rate_per_node,
+        identify: config.identify,
+        payloads: Payloads::builtin(),
     }
 }
 

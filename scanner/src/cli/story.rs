@@ -39,7 +39,25 @@ impl Story {
             self.line(
                 DOUBT,
                 "UNKNOWN",
-                format_args!("{} {}: could not be asked: {reason}", unasked.node, unasked.address),
+                format_args!(
+                    "{} {}, {}: {reason}",
+                    unasked.node,
+                    unasked.address,
+                    counted(unasked.ports.len(), "port")
+                ),
+            );
+        }
+        for note in &sweep.notes {
+            self.line(PLAIN, "NOTE", format_args!("{}", printable(note, SHOWN)));
+        }
+        for (address, open) in &sweep.liars {
+            let said = counted(*open, "port");
+            self.line(
+                ALARM,
+                "LIAR",
+                format_args!(
+                    "{address} answered on {said}: something before it answers everything; nothing is ordered"
+                ),
             );
         }
         for seen in sweep.observations.iter().filter(|seen| seen.state == PortState::Unknown) {
@@ -54,7 +72,11 @@ impl Story {
                 false => format!("{status}, first seen {first_seen:.0}"),
             };
             let port = finding.port();
-            self.line(ALARM, "OPEN", format_args!("{node} {address} {port}: not on the allowlist, {since}"));
+            let behind = match &finding.service {
+                Some(service) => format!(" ({})", printable(service, SHOWN)),
+                None => String::new(),
+            };
+            self.line(ALARM, "OPEN", format_args!("{node} {address} {port}{behind}: not on the allowlist, {since}"));
         }
         for missing in &assessment.missing {
             self.line(DOUBT, "MISSING", format_args!("{} {}: should be open and is not", missing.node, missing.port));

@@ -9,7 +9,7 @@ use deadlight_shared::{AllowEntry, Name, Port, PortSet, Protocol};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer};
 
-use super::PortsError;
+use super::{PortsError, RATE, RATE_PER_NODE};
 
 /// `scanner.toml`.
 #[derive(Debug, Deserialize)]
@@ -51,6 +51,7 @@ pub(super) struct Sweep {
     pub(super) udp: PortSet,
     pub(super) rate: NonZeroU32,
     pub(super) rate_per_node: NonZeroU32,
+    pub(super) identify: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,8 +74,8 @@ pub(super) struct Store {
 impl Default for Sweep {
     fn default() -> Self {
         let [tcp, udp] = ["1-65535/tcp", "53,123,161,4789,7946/udp"].map(|ports| ports.parse().unwrap_or_default());
-        let [rate, rate_per_node] = [20_000, 5_000].map(|rate| NonZeroU32::MIN.saturating_add(rate - 1));
-        Self { every: SignedDuration::from_mins(15), tcp, udp, rate, rate_per_node }
+        let every = SignedDuration::from_mins(15);
+        Self { every, tcp, udp, rate: RATE, rate_per_node: RATE_PER_NODE, identify: true }
     }
 }
 

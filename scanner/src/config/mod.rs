@@ -24,8 +24,12 @@ pub const TEMPLATE: &str = include_str!("../scanner.toml");
 
 const SHORTEST_EVERY: SignedDuration = SignedDuration::from_secs(10);
 const LONGEST_EVERY: SignedDuration = SignedDuration::from_hours(24 * 30);
-/// Highest rate: more than that, and the descriptors are the limit anyway.
+/// Highest rate that can be asked for.
 pub const MOST_RATE: u32 = 1_000_000;
+/// Probes a second, all nodes together, where nothing else is said.
+pub const RATE: NonZeroU32 = NonZeroU32::new(20_000).unwrap();
+/// Probes a second at one node, where nothing else is said.
+pub const RATE_PER_NODE: NonZeroU32 = NonZeroU32::new(5_000).unwrap();
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -40,6 +44,8 @@ pub struct Config {
     pub rate: NonZeroU32,
     /// Probes a second at one node.
     pub rate_per_node: NonZeroU32,
+    /// Whether to find out what is behind an open port.
+    pub identify: bool,
     /// The nodes; at least one.
     pub nodes: Vec<Node>,
     /// What may be open.
@@ -188,6 +194,7 @@ impl Config {
             ports,
             rate: sweep.rate,
             rate_per_node: sweep.rate_per_node,
+            identify: sweep.identify,
             allowlist,
             tls,
             state: directory.join(store.file),

@@ -2,8 +2,10 @@
 
 mod connect;
 mod limits;
+pub mod raw;
 mod resolve;
 mod udp;
+mod way;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +18,7 @@ use crate::probe::{Outcome, failed_here};
 
 pub use limits::in_flight_limit;
 pub use resolve::{ResolveError, check_route, resolve};
+pub use way::{NoWay, Way, Ways};
 
 /// One question and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +30,8 @@ pub struct Asked {
 }
 
 /// Asks `port` at `address` once, from a source port of the kernel's choice, and waits at most
-/// `limit` for the answer.
-pub async fn ask(address: IpAddr, port: Port, limit: Duration) -> Asked {
+/// `limit` for the answer. `payload` is what a datagram says.
+pub async fn ask(address: IpAddr, port: Port, payload: &[u8], limit: Duration) -> Asked {
     let target = SocketAddr::new(address, port.number.get());
     let kind = match port.protocol {
         Protocol::Tcp => Type::STREAM,
@@ -39,7 +42,7 @@ pub async fn ask(address: IpAddr, port: Port, limit: Duration) -> Asked {
         Ok((socket, source)) => {
             let outcome = match port.protocol {
                 Protocol::Tcp => connect::outcome(socket, limit).await,
-                Protocol::Udp => udp::outcome(socket, port, limit).await,
+                Protocol::Udp => udp::outcome(socket, payload, limit).await,
             };
             Asked { outcome: seen_from(source, target, outcome), source_port: Some(source.port()) }
         }
@@ -79,7 +82,7 @@ mod tests {
     }
 
     fn ask_now(address: IpAddr, protocol: Protocol, number: u16) -> Asked {
-        runtime().block_on(ask(address, Port::new(protocol, number).unwrap(), LIMIT))
+        runtime().block_on(ask(address, Port::new(protocol, number).unwrap(), b"?", LIMIT))
     }
 
     #[test]
@@ -103,7 +106,7 @@ mod tests {
             let service = std::net::UdpSocket::bind((address, 0)).unwrap();
             let port = service.local_addr().unwrap().port();
             let short = Duration::from_millis(10);
-            let silent = runtime().block_on(ask(address, Port::new(Protocol::Udp, port).unwrap(), short));
+            let silent = runtime().block_on(ask(address, Port::new(Protocol::Udp, port).unwrap(), b"?", short));
             assert_eq!(silent.outcome, Outcome::Silent);
             let echo = service.try_clone().unwrap();
             let answering = std::thread::spawn(move || {

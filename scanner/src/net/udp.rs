@@ -2,21 +2,20 @@
 
 use std::time::Duration;
 
-use deadlight_shared::Port;
 use socket2::Socket;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use crate::probe::{Outcome, failed_here, payload, refused_by_network};
+use crate::probe::{Outcome, failed_here, refused_by_network};
 
-/// Sends one datagram over the connected `socket` and waits at most `limit`. The kernel hands out
+/// Sends `payload` over the connected `socket` and waits at most `limit`. The kernel hands out
 /// only what the target sent, and its ICMP messages as errors.
-pub(super) async fn outcome(socket: Socket, port: Port, limit: Duration) -> Outcome {
+pub(super) async fn outcome(socket: Socket, payload: &[u8], limit: Duration) -> Outcome {
     let socket = match UdpSocket::from_std(socket.into()) {
         Ok(socket) => socket,
         Err(error) => return failed_here(&error),
     };
-    if let Err(error) = socket.send(payload(port)).await {
+    if let Err(error) = socket.send(payload).await {
         return failed_here(&error);
     }
     match timeout(limit, socket.recv(&mut [0; 1])).await {

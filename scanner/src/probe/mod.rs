@@ -1,13 +1,23 @@
 //! What to ask next, and what an answer means. Pure: no socket, no clock.
 
+mod cookie;
+mod engine;
 mod loss;
+mod order;
 mod outcome;
 mod pacer;
+mod packet;
 mod payload;
-mod schedule;
+mod rtt;
+#[cfg(test)]
+mod simulation;
+mod syn;
 
+pub use cookie::{Cookie, SOURCE_PORTS};
+pub use engine::{Cost, Engine, Lane, Leftover, Limits, Probe, Reply, Step};
 pub use loss::{Loss, MISS};
-pub use outcome::{Outcome, failed_here, reason, refused_by_network};
+pub use outcome::{Outcome, failed_here, is_shortage, reason, refused_by_network};
 pub use pacer::Pacer;
-pub use payload::payload;
-pub use schedule::{Lane, Probe, Schedule, Settled, Step};
+pub use packet::{Answer, LONGEST as LONGEST_PACKET};
+pub use payload::Payloads;
+pub use syn::{Heard, SynStep, SynSweep};

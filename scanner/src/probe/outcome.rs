@@ -27,18 +27,26 @@ pub enum Outcome {
 
 /// Reads an error of a call that sends: the network has not spoken yet.
 pub fn failed_here(error: &io::Error) -> Outcome {
-    match Errno::from_io_error(error) {
+    match is_shortage(error) {
+        true => Outcome::Short(reason(error)),
+        false => Outcome::NotAsked(reason(error)),
+    }
+}
+
+/// Whether this host only lacks something for a while.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
         Some(
             Errno::MFILE
-            | Errno::NFILE
-            | Errno::NOBUFS
-            | Errno::NOMEM
-            | Errno::AGAIN
-            | Errno::ADDRNOTAVAIL
-            | Errno::ADDRINUSE,
-        ) => Outcome::Short(reason(error)),
-        _ => Outcome::NotAsked(reason(error)),
-    }
+                | Errno::NFILE
+                | Errno::NOBUFS
+                | Errno::NOMEM
+                | Errno::AGAIN
+                | Errno::ADDRNOTAVAIL
+                | Errno::ADDRINUSE
+        )
+    )
 }
 
 /// Reads an error that came in answer to a probe.

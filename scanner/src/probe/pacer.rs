@@ -18,16 +18,23 @@ pub struct Pacer {
 impl Pacer {
     /// A pacer of `rate` probes a second that starts with a full bucket.
     pub fn new(rate: NonZeroU32) -> Self {
-        let rate = f64::from(rate.get());
-        let burst = (rate * BURST.as_secs_f64()).max(1.0);
-        Self { rate, burst, tokens: burst, refilled: None }
+        let mut pacer = Self { rate: 0.0, burst: 0.0, tokens: 0.0, refilled: None };
+        pacer.set_rate(f64::from(rate.get()));
+        pacer.tokens = pacer.burst;
+        pacer
+    }
+
+    /// From now on `rate` probes a second, which is above 0.
+    pub fn set_rate(&mut self, rate: f64) {
+        self.rate = rate;
+        self.burst = (rate * BURST.as_secs_f64()).max(1.0);
     }
 
     /// Whether a probe may leave at `now`; otherwise when the next one may.
     pub fn ready(&mut self, now: Instant) -> Result<(), Instant> {
         let passed = self.refilled.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         self.tokens = self.burst.min(self.tokens + passed.as_secs_f64() * self.rate);
-        self.refilled = Some(now);
+        self.refilled = self.refilled.max(Some(now));
         match self.tokens >= 1.0 {
             true => Ok(()),
             false => Err(now + Duration::from_secs_f64((1.0 - self.tokens) / self.rate)),

@@ -15,8 +15,24 @@ const SNMP: &[u8] = b"\x30\x26\x02\x01\x00\x04\x06public\xa0\x19\x02\x01\x01\x02
 /// Anything: an echo or a talkative service answers it.
 const ANY: &[u8] = b"\r\n\r\n";
 
+/// A table of datagrams.
+#[derive(Debug, Clone)]
+pub struct Payloads;
+
+impl Payloads {
+    /// The built-in table.
+    pub fn builtin() -> Self {
+        Self
+    }
+
+    /// What attempt `attempt` at `port` says.
+    pub fn of(&self, port: u16, _attempt: u32) -> &[u8] {
+        Port::new(deadlight_shared::Protocol::Udp, port).map_or(ANY, payload)
+    }
+}
+
 /// The datagram most likely to be answered on `port`.
-pub fn payload(port: Port) -> &'static [u8] {
+fn payload(port: Port) -> &'static [u8] {
     match port.number.get() {
         53 => DNS,
         123 => NTP,

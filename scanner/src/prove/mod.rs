@@ -1,7 +1,12 @@
 //! When a port counts as proven closed. Pure: no socket, no clock.
 
+mod control;
 mod proof;
+#[cfg(test)]
+mod simulation;
+mod verdict;
 mod window;
 
-pub use proof::{Evidence, Rate, Reply, Unproven, Verdict};
+pub use proof::Reply;
+pub use verdict::{Evidence, Unproven, Verdict};
 pub use window::{Question, Step, Window};

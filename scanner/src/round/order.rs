@@ -100,6 +100,7 @@ mod tests {
             state: PortState::Open,
             evidence: Evidence::SynAck,
             attempts: 1,
+            service: None,
         };
         let sweep = Sweep {
             started: Timestamp::UNIX_EPOCH,
@@ -107,6 +108,9 @@ mod tests {
             observations: vec![observation],
             unasked: Vec::new(),
             heard: Default::default(),
+            liars: Default::default(),
+            notes: Vec::new(),
+            interrupted: false,
             tally: Tally::default(),
             duration: Duration::ZERO,
         };

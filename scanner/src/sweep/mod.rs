@@ -1,34 +1,60 @@
-//! One pass over all targets: the schedule's steps carried out with sockets and a clock.
+//! One pass over all targets: engines driven with sockets and a clock.
 
+mod confirm;
+mod found;
+mod lanes;
 mod rescan;
+mod seen;
+mod sockets;
+mod syn;
 mod targets;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use deadlight_shared::{Evidence, Name, Observation, Port, PortSet, PortState, Protocol};
+use deadlight_shared::{Evidence, Name, Observation, PortSet, PortState};
 use jiff::Timestamp;
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
-use crate::net;
-use crate::probe::{Lane, Probe, Schedule, Settled, Step};
+use crate::net::raw::RawError;
+use crate::probe::Payloads;
+use seen::Seen;
 
-pub use rescan::{Checked, Rescan, rescan};
+pub use rescan::{Checked, Limits, Rescan, rescan};
 pub use targets::{Target, TargetError, Unresolved, nodes_of};
 
-/// What to sweep, and how fast.
+/// What to sweep, and how.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The nodes.
     pub nodes: Vec<PlannedNode>,
+    /// How TCP ports are asked.
+    pub method: Method,
     /// Probes a second, all nodes together.
     pub rate: NonZeroU32,
     /// Probes a second at one node.
-    pub rate_per_node: Option<NonZeroU32>,
+    pub rate_per_node: NonZeroU32,
+    /// Whether to find out what is behind an open port.
+    pub identify: bool,
+    /// What UDP probes say.
+    pub payloads: Payloads,
+}
+
+/// How TCP ports are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Method {
+    /// SYN where this user may send packets, connect where not
+    #[default]
+    Auto,
+    /// SYN packets of our own; needs root or CAP_NET_RAW
+    Syn,
+    /// A full handshake by the kernel; needs no privileges
+    Connect,
 }
 
 /// One node of a plan.
@@ -39,7 +65,7 @@ pub struct PlannedNode {
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Ports asked at each address.
-    pub ports: Arc<[Port]>,
+    pub ports: PortSet,
     /// Ports whose state is kept whatever it is.
     pub watched: PortSet,
 }
@@ -53,27 +79,35 @@ pub struct Sweep {
     pub finished: Timestamp,
     /// Every target that is neither closed nor filtered, and every watched one, in order.
     pub observations: Vec<Observation>,
-    /// Addresses without a route: none of their ports was asked.
+    /// Targets of which nothing is known.
     pub unasked: Vec<Unasked>,
     /// Addresses at which at least one port answered or refused.
     pub heard: BTreeSet<IpAddr>,
+    /// Addresses that answer where nothing can be, with the number of ports that did.
+    pub liars: BTreeMap<IpAddr, usize>,
+    /// What the reader should know about how it was asked.
+    pub notes: Vec<String>,
+    /// Whether it was stopped before its end.
+    pub interrupted: bool,
     /// Counts over all targets.
     pub tally: Tally,
     /// Time spent.
     pub duration: Duration,
 }
 
-/// An address that could not be asked at all.
+/// Ports of one address of which nothing is known.
 #[derive(Debug, Clone)]
 pub struct Unasked {
     /// Node it belongs to.
     pub node: Name,
     /// The address.
     pub address: IpAddr,
-    /// What the system said.
+    /// Why.
     pub reason: String,
-    /// The ports that should have been asked.
-    pub ports: Arc<[Port]>,
+    /// The ports.
+    pub ports: PortSet,
+    /// How often each of them was asked all the same.
+    pub attempts: u32,
 }
 
 /// Counts over all targets of a sweep.
@@ -89,22 +123,49 @@ pub struct Tally {
     pub filtered: u64,
     /// UDP: no answer.
     pub open_filtered: u64,
-    /// That could not be asked.
+    /// That could not be asked, or not often enough.
     pub unknown: u64,
-    /// Connection attempts and datagrams.
+    /// SYN packets, connection attempts and datagrams.
     pub probes_sent: u64,
+    /// Captured packets that were lost on this host; what they might have answered was asked again.
+    pub dropped: u64,
+}
+
+/// Lets a sweep be watched and stopped.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    /// Targets that have been asked for the first time.
+    pub asked: Arc<AtomicU64>,
+    /// Becomes true when the sweep is to end with what it knows.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Why there is no sweep.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// Method syn was asked for, and cannot be had.
+    #[error("failed to prepare a SYN scan")]
+    Syn(#[from] RawError),
+    /// No random numbers.
+    #[error("the system gives no random numbers")]
+    Random,
 }
 
 impl Unasked {
-    /// One observation for each port that was not asked.
+    /// One observation for each of the ports.
     pub fn observations(&self) -> impl Iterator<Item = Observation> + '_ {
-        self.ports.iter().map(|&port| Observation {
+        let evidence = match self.attempts {
+            0 => Evidence::NotAsked(self.reason.clone()),
+            _ => Evidence::Inconclusive(self.reason.clone()),
+        };
+        self.ports.iter().map(move |port| Observation {
             node: self.node.clone(),
             address: self.address,
             port,
             state: PortState::Unknown,
-            evidence: Evidence::NotAsked(self.reason.clone()),
-            attempts: 0,
+            evidence: evidence.clone(),
+            attempts: self.attempts,
+            service: None,
         })
     }
 }
@@ -121,13 +182,6 @@ impl fmt::Display for Tally {
     }
 }
 
-/// The ports of a set in the order in which they are asked: UDP first, because its silence takes
-/// longest and can be waited out while TCP is asked.
-pub fn in_order(ports: &PortSet) -> Arc<[Port]> {
-    let (udp, tcp): (Vec<Port>, Vec<Port>) = ports.iter().partition(|port| port.protocol == Protocol::Udp);
-    udp.into_iter().chain(tcp).collect()
-}
-
 impl Tally {
     fn count(&mut self, state: PortState, targets: u64) {
         let counter = match state {
@@ -141,157 +195,24 @@ impl Tally {
     }
 }
 
-/// Sweeps `plan` with at most `in_flight` sockets; `settled` is told the number of targets that
-/// are done, each time it grows.
-pub async fn sweep(plan: &Plan, in_flight: usize, mut settled: impl FnMut(u64)) -> Sweep {
+/// Sweeps `plan` with at most `in_flight` sockets.
+pub async fn sweep(plan: &Plan, in_flight: usize, watch: &Watch) -> Result<Sweep, SweepError> {
     let (started, clock) = (Timestamp::now(), Instant::now());
     let mut seen = Seen::new(plan);
-    let lanes = seen.lanes();
-    let mut schedule = Schedule::new(lanes, plan.rate, plan.rate_per_node);
-    let mut asking: JoinSet<(Probe, net::Asked)> = JoinSet::new();
-    loop {
-        let due = match fill(&mut schedule, &mut asking, in_flight, &mut seen.tally) {
-            Filled::Done => break,
-            Filled::Wait(due) => due,
-        };
-        let outcome = tokio::select! {
-            outcome = asking.join_next(), if !asking.is_empty() => outcome,
-            () = sleep_until(due) => None,
-        };
-        let mut next = outcome;
-        while let Some(joined) = next {
-            let (probe, asked) = joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-            if let Some(verdict) = schedule.record(probe.clone(), asked.outcome, Instant::now()) {
-                seen.keep(&probe, verdict);
-            }
-            next = asking.try_join_next();
-        }
-        settled(seen.settled());
+    let lanes::Lanes { syn, sockets } = lanes::prepare(plan, &mut seen).await?;
+    let (events, found) = tokio::sync::mpsc::unbounded_channel();
+    let notice = found::Notice::new(plan, events, watch.clone());
+    let by_syn = syn.map(|driver| {
+        let notice = notice.clone();
+        tokio::task::spawn_blocking(move || driver.run(notice))
+    });
+    let by_sockets = sockets::run(sockets, notice, &plan.payloads, in_flight);
+    let confirming = confirm::confirm(plan, found, &mut seen);
+    let (by_sockets, ()) = tokio::join!(by_sockets, confirming);
+    seen.take(by_sockets);
+    if let Some(by_syn) = by_syn {
+        seen.take(by_syn.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())));
     }
-    seen.finish(started, clock.elapsed())
-}
-
-/// After everything that may start has been started.
-enum Filled {
-    /// Come back at this instant, or after the next outcome.
-    Wait(Option<Instant>),
-    /// Nothing is left.
-    Done,
-}
-
-/// Starts as many probes as schedule and descriptors allow.
-fn fill(
-    schedule: &mut Schedule,
-    asking: &mut JoinSet<(Probe, net::Asked)>,
-    in_flight: usize,
-    tally: &mut Tally,
-) -> Filled {
-    while asking.len() < in_flight {
-        match schedule.next(Instant::now()) {
-            Step::Ask(probe) => {
-                tally.probes_sent += 1;
-                asking.spawn(async move {
-                    let asked = net::ask(probe.address, probe.port, attempt_limit(probe.port.protocol)).await;
-                    (probe, asked)
-                });
-            }
-            Step::Wait(due) => return Filled::Wait(due),
-            Step::Done => return Filled::Done,
-        }
-    }
-    Filled::Wait(None)
-}
-
-/// How long one attempt waits. A TCP attempt covers the kernel's own repetition of its SYN after 1 s.
-fn attempt_limit(protocol: Protocol) -> Duration {
-    match protocol {
-        Protocol::Tcp => Duration::from_millis(1_500),
-        Protocol::Udp => Duration::from_secs(1),
-    }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The nodes of a plan while they are swept.
-struct Seen<'a> {
-    nodes: &'a [PlannedNode],
-    observations: Vec<(usize, Observation)>,
-    unasked: Vec<Unasked>,
-    heard: BTreeSet<IpAddr>,
-    tally: Tally,
-}
-
-impl<'a> Seen<'a> {
-    fn new(plan: &'a Plan) -> Self {
-        Self {
-            nodes: &plan.nodes,
-            observations: Vec::new(),
-            unasked: Vec::new(),
-            heard: BTreeSet::new(),
-            tally: Tally::default(),
-        }
-    }
-
-    /// One lane for each node, with the addresses that there is a way to.
-    fn lanes(&mut self) -> Vec<Lane> {
-        let mut lanes = Vec::new();
-        for node in self.nodes {
-            let mut addresses = Vec::new();
-            for &address in &node.addresses {
-                self.tally.targets += node.ports.len() as u64;
-                match net::check_route(address) {
-                    Ok(()) => addresses.push(address),
-                    Err(error) => self.skip(node, address, &error),
-                }
-            }
-            lanes.push(Lane { addresses, ports: Arc::clone(&node.ports) });
-        }
-        lanes
-    }
-
-    fn skip(&mut self, node: &PlannedNode, address: IpAddr, error: &std::io::Error) {
-        self.tally.count(PortState::Unknown, node.ports.len() as u64);
-        self.unasked.push(Unasked {
-            node: node.name.clone(),
-            address,
-            reason: crate::probe::reason(error),
-            ports: Arc::clone(&node.ports),
-        });
-    }
-
-    fn settled(&self) -> u64 {
-        let Tally { open, closed, filtered, open_filtered, unknown, .. } = self.tally;
-        open + closed + filtered + open_filtered + unknown
-    }
-
-    fn keep(&mut self, probe: &Probe, Settled { state, evidence }: Settled) {
-        let node = &self.nodes[probe.lane];
-        self.tally.count(state, 1);
-        if matches!(state, PortState::Open | PortState::Closed) {
-            self.heard.insert(probe.address);
-        }
-        if !matches!(state, PortState::Closed | PortState::Filtered) || node.watched.contains(probe.port) {
-            let node = node.name.clone();
-            let (address, port, attempts) = (probe.address, probe.port, probe.attempts);
-            self.observations.push((probe.lane, Observation { node, address, port, state, evidence, attempts }));
-        }
-    }
-
-    fn finish(mut self, started: Timestamp, duration: Duration) -> Sweep {
-        self.observations.sort_by_key(|(lane, seen)| (*lane, seen.address, seen.port));
-        Sweep {
-            started,
-            finished: Timestamp::now(),
-            observations: self.observations.into_iter().map(|(_, seen)| seen).collect(),
-            unasked: self.unasked,
-            heard: self.heard,
-            tally: self.tally,
-            duration,
-        }
-    }
+    confirm::find_liars(plan, &mut seen).await;
+    Ok(seen.finish(started, clock.elapsed(), *watch.stop.borrow()))
 }

@@ -21,7 +21,7 @@ fn ports_are_refused_by_name() {
     run(&["scan", "127.0.0.1", "--udp", "80/tcp"]).expect(2, &["`80/tcp` has other than udp ports"]);
     run(&["scan", "127.0.0.1", "--allow", "22"]).expect(2, &["write 22/tcp or 22/udp"]);
     run(&["scan", "127.0.0.1", "--rate", "0"]).expect(2, &["use 1 to 1000000"]);
-    run(&["scan", "127.0.0.1", "--method", "syn"]).expect(2, &["possible values: auto, connect"]);
+    run(&["scan", "127.0.0.1", "--method", "fin"]).expect(2, &["possible values: auto, syn, connect"]);
 }
 
 #[test]

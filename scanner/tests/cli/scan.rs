@@ -46,7 +46,7 @@ fn all_ports_agree_with_ss_for_an_ordinary_user() {
     let binary = directory.path().join("deadlight-scanner");
     std::fs::copy(program().get_program(), &binary).unwrap();
     let mut scan = ordinary();
-    scan.arg(&binary).args(["scan", "127.0.0.1", "--ports", "1-65535", "--output", "json"]);
+    scan.arg(&binary).args(["scan", "127.0.0.1", "--ports", "1-65535", "--rate", "20000", "--output", "json"]);
     let mut scan = scan.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdout = scan.stdout.take().unwrap();
     let reading = std::thread::spawn(move || {
@@ -158,6 +158,22 @@ fn udp_answers_refuses_or_keeps_silent() {
     assert_eq!(document["summary"]["closed"], 1);
 }
 
+/// The copy can be read by others, and has no capabilities.
+#[test]
+fn an_ordinary_user_gets_connect_and_is_told_what_syn_needs() {
+    let directory = tempfile::Builder::new().permissions(mode(0o755)).tempdir().unwrap();
+    let binary = directory.path().join("deadlight-scanner");
+    std::fs::copy(program().get_program(), &binary).unwrap();
+    let scan = |method: &str| {
+        let words = ["scan", "127.0.0.1", "--ports", "1", "--method", method, "--output", "json"];
+        Ended::of(ordinary().arg(&binary).args(words).output().unwrap())
+    };
+    let text = format!("sudo setcap cap_net_raw+ep {}", binary.display());
+    scan("syn").expect(2, &["packet sockets need root or CAP_NET_RAW", &text]);
+    scan("auto").expect(0, &["127.0.0.1 is asked by connect"]);
+    scan("connect").expect(0, &[]);
+}
+
 #[test]
 fn a_name_without_address_is_unknown() {
     // In a namespace with nothing but loopback: the question goes to nobody.
@@ -197,7 +213,7 @@ fn a_reader_that_goes_away_is_no_error() {
     let port = open.local_addr().unwrap().port().to_string();
     for output in ["table", "json", "jsonl", "sarif", "junit"] {
         let mut scan = program();
-        scan.args(["scan", "127.0.0.1", "--ports", &port, "--output", output]);
+        scan.args(["scan", "127.0.0.1", "--ports", &port, "--method", "connect", "--output", output]);
         let mut scan = scan.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(scan.stdout.take());
         let mut messages = String::new();

@@ -17,7 +17,7 @@ pub(super) enum View {
     Seen(PortState),
     /// It asked and does not list it.
     ClosedOrFiltered,
-    /// It could not ask, or does not say whether it did.
+    /// It could not ask, does not say whether it did, or does not believe the answer.
     Unknown,
     /// It did not look there.
     NotScanned,
@@ -172,6 +172,7 @@ impl<'a> Scope<'a> {
     fn view(&self, saved: &Saved, target: &Target) -> View {
         match saved.states.get(target) {
             Some(PortState::Unknown) => return View::Unknown,
+            Some(PortState::Open) if saved.liars.contains(&target.1) => return View::Unknown,
             Some(state) => return View::Seen(*state),
             None => {}
         }
@@ -225,6 +226,7 @@ mod tests {
             finished: Timestamp::UNIX_EPOCH,
             complete: true,
             scanned: Some(Scanned { ports: "80,443,8080/tcp,53/udp".parse().unwrap(), nodes: vec![node] }),
+            liars: BTreeSet::new(),
             states: listed.iter().map(|(port, state)| (target(port), *state)).collect(),
         }
     }
@@ -265,6 +267,7 @@ mod tests {
         let complete = scan(&[]);
         let incomplete = Saved { complete: false, ..scan(&[]) };
         let asked = Saved { complete: false, ..scan(&[("80/tcp", PortState::Unknown)]) };
+        let lied = Saved { complete: false, liars: [ADDRESS.parse().unwrap()].into(), ..scan(&[("80/tcp", Open)]) };
         let early = Saved { scanned: None, ..scan(&[]) };
         let mut narrow = scan(&[]);
         narrow.scanned.as_mut().unwrap().ports = "443/tcp".parse().unwrap();
@@ -273,6 +276,7 @@ mod tests {
         for (other, word) in [
             (&incomplete, "unknown"),
             (&asked, "unknown"),
+            (&lied, "unknown"),
             (&early, "unknown"),
             (&narrow, "not-scanned"),
             (&elsewhere, "not-scanned"),

@@ -1,7 +1,7 @@
 //! A saved scan as it is read back: schema deadlight.scan/v1, as `json` or `jsonl`. Fields that are not
 //! needed are not looked at, so a later scanner may add some.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -29,6 +29,8 @@ pub(super) struct Saved {
     pub(super) complete: bool,
     /// What it looked at; early scans do not say.
     pub(super) scanned: Option<Scanned>,
+    /// Addresses whose open ports it does not believe itself.
+    pub(super) liars: BTreeSet<IpAddr>,
     /// The listed targets.
     pub(super) states: BTreeMap<Target, PortState>,
 }
@@ -84,7 +86,7 @@ impl Saved {
         let lines: Result<Vec<Listed>, _> = before.iter().map(|_| Listed::deserialize(&mut reader)).collect();
         let mut listed = lines.map_err(SavedError::Malformed)?;
         let document = Document::deserialize(&mut reader).map_err(SavedError::Malformed)?;
-        let Document { vantage, started, finished, scanned, observations, summary } = document;
+        let Document { vantage, started, finished, scanned, observations, liars, summary } = document;
         listed.extend(observations);
         let mut states = BTreeMap::new();
         for Listed { node, address, port, protocol, state } in listed {
@@ -93,7 +95,8 @@ impl Saved {
                 return Err(SavedError::Twice(Box::new(target)));
             }
         }
-        Ok(Self { vantage, started, finished, complete: summary.complete, scanned, states })
+        let liars = liars.into_iter().map(|liar| liar.address).collect();
+        Ok(Self { vantage, started, finished, complete: summary.complete, scanned, liars, states })
     }
 }
 
@@ -111,6 +114,8 @@ struct Document {
     scanned: Option<Scanned>,
     #[serde(default)]
     observations: Vec<Listed>,
+    #[serde(default)]
+    liars: Vec<Liar>,
     summary: Summary,
 }
 
@@ -121,6 +126,11 @@ struct Listed {
     port: NonZeroU16,
     protocol: Protocol,
     state: PortState,
+}
+
+#[derive(Deserialize)]
+struct Liar {
+    address: IpAddr,
 }
 
 #[derive(Deserialize)]
@@ -185,8 +195,8 @@ mod tests {
     fn earlier_and_later_fields_are_no_matter() {
         let mut document: serde_json::Value = serde_json::from_str(GOLDEN).unwrap();
         document.as_object_mut().unwrap().remove("scanned").unwrap();
-        document["liars"] = serde_json::json!([{"address": "198.51.100.11"}]);
-        document["observations"][0]["service"] = "HTTP 200".into();
+        document["later"] = serde_json::json!([{"address": "198.51.100.11"}]);
+        document["observations"][0]["later"] = "HTTP 200".into();
         let saved = Saved::parse(document.to_string().as_bytes()).unwrap();
         assert_eq!((saved.scanned, saved.states.len()), (None, 6));
     }

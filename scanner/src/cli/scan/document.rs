@@ -59,8 +59,17 @@ struct Document<'a, O> {
     findings: &'a [Finding],
     missing: &'a [Missing],
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    liars: Vec<Liar>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     unresolved: Vec<Nowhere<'a>>,
     summary: Summary,
+}
+
+/// An address that answers where nothing can be; its open ports are no findings.
+#[derive(Serialize)]
+struct Liar {
+    address: IpAddr,
+    open: usize,
 }
 
 /// A name without an address.
@@ -81,6 +90,8 @@ struct Shown {
     evidence: Evidence,
     attempts: u32,
     allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -94,6 +105,8 @@ struct Summary {
     unknown: u64,
     probes_sent: u64,
     probes_per_second: f64,
+    #[serde(skip_serializing_if = "is_zero")]
+    frames_dropped: u64,
     complete: bool,
 }
 
@@ -116,7 +129,7 @@ impl Scan {
     fn observations(&self) -> impl Iterator<Item = Shown> {
         let seen = self.sweep.observations.iter().cloned();
         let unasked = self.sweep.unasked.iter().flat_map(|unasked| unasked.observations());
-        seen.chain(unasked).map(|Observation { node, address, port, state, evidence, attempts }| Shown {
+        seen.chain(unasked).map(|Observation { node, address, port, state, evidence, attempts, service }| Shown {
             allowed: self.may_be_open(&node, port),
             node,
             address,
@@ -125,6 +138,7 @@ impl Scan {
             state,
             evidence,
             attempts,
+            service,
         })
     }
 }
@@ -140,6 +154,7 @@ fn document<O>(scan: &Scan, observations: Option<O>) -> Document<'_, O> {
         observations,
         findings: &scan.assessment.findings,
         missing: &scan.assessment.missing,
+        liars: scan.sweep.liars.iter().map(|(&address, &open)| Liar { address, open }).collect(),
         unresolved: scan.unresolved.iter().map(nowhere).collect(),
         summary: Summary {
             targets: tally.targets,
@@ -150,6 +165,7 @@ fn document<O>(scan: &Scan, observations: Option<O>) -> Document<'_, O> {
             unknown: tally.unknown,
             probes_sent: tally.probes_sent,
             probes_per_second: scan.speed(),
+            frames_dropped: tally.dropped,
             complete: scan.is_complete(),
         },
     }

@@ -19,6 +19,7 @@ pub(super) fn scan() -> Scan {
         state,
         evidence,
         attempts,
+        service: None,
     };
     let at = |text: &str| text.parse::<Timestamp>().unwrap();
     let sweep = Sweep {
@@ -34,15 +35,28 @@ pub(super) fn scan() -> Scan {
             node: "n1".parse().unwrap(),
             address: "2001:db8:51::11".parse().unwrap(),
             reason: "network is unreachable".to_owned(),
-            ports: ["80/tcp", "443/tcp"].map(|port| port.parse().unwrap()).into(),
+            ports: "80,443/tcp".parse().unwrap(),
+            attempts: 0,
         }],
+        liars: Default::default(),
+        notes: Vec::new(),
+        interrupted: false,
         heard: ["198.51.100.11".parse().unwrap()].into(),
-        tally: Tally { targets: 8, open: 2, closed: 2, filtered: 1, open_filtered: 1, unknown: 2, probes_sent: 10 },
+        tally: Tally {
+            targets: 8,
+            open: 2,
+            closed: 2,
+            filtered: 1,
+            open_filtered: 1,
+            unknown: 2,
+            probes_sent: 10,
+            dropped: 0,
+        },
         duration: Duration::from_secs(4),
     };
     let ports = "80,443/tcp".parse().unwrap();
     let expectations = [Expectation { node: "n1".parse().unwrap(), ports }];
-    let assessment = assess(&sweep.observations, &expectations, Vec::new(), sweep.started);
+    let assessment = assess(&sweep, &expectations, Vec::new());
     let [Expectation { node, ports }] = expectations;
     let nowhere: Name = "nowhere.invalid".parse().unwrap();
     let error = ResolveError::Empty { name: nowhere.to_string() };

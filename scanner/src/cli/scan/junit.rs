@@ -54,7 +54,8 @@ enum Verdict {
 
 fn suites(scan: &Scan) -> Vec<Suite> {
     let mut seen: BTreeMap<IpAddr, Vec<&Observation>> = BTreeMap::new();
-    for observation in &scan.sweep.observations {
+    let believed = |seen: &&Observation| seen.state != PortState::Open || !scan.sweep.liars.contains_key(&seen.address);
+    for observation in scan.sweep.observations.iter().filter(believed) {
         seen.entry(observation.address).or_default().push(observation);
     }
     let unasked: BTreeMap<IpAddr, &Unasked> = scan.sweep.unasked.iter().map(|u| (u.address, u)).collect();
@@ -82,9 +83,10 @@ type Missing<'a> = BTreeSet<(&'a Name, Port)>;
 
 /// What is asked of one listed port: an allowed one should be open, every other one should not.
 fn observed(scan: &Scan, missing: &Missing<'_>, seen: &Observation) -> Case {
-    let Observation { node, address, port, state, evidence, .. } = seen;
+    let Observation { node, address, port, state, evidence, service, .. } = seen;
     let allowed = scan.may_be_open(node, *port);
-    let text = format!("{state}: {evidence}");
+    let behind = service.as_ref().map(|service| format!("; behind it: {service}")).unwrap_or_default();
+    let text = format!("{state}: {evidence}{behind}");
     let verdict = match (state, allowed) {
         (PortState::Open, true) | (PortState::Closed | PortState::Filtered, false) => Verdict::Passed,
         (PortState::Open, false) => Verdict::Failed("unexpected-open-port", text),
@@ -103,10 +105,16 @@ fn observed(scan: &Scan, missing: &Missing<'_>, seen: &Observation) -> Case {
 
 /// What is asked of all ports of an address that are not listed.
 fn rest(scan: &Scan, address: IpAddr, unasked: Option<&Unasked>) -> Case {
+    if let Some(open) = scan.sweep.liars.get(&address) {
+        let said = counted(*open, "port");
+        let verdict = Verdict::Unknown(format!("it answered on {said}: something before it answers everything"));
+        return Case { class: address.to_string(), name: "its answers can be believed".to_owned(), verdict };
+    }
     let verdict = match unasked {
         Some(unasked) => {
             let ports = counted(unasked.ports.len(), "port");
-            Verdict::Unknown(format!("{ports} could not be asked: {}", unasked.reason))
+            let asked = if unasked.attempts == 0 { "could not be asked: " } else { "" };
+            Verdict::Unknown(format!("{ports} {asked}{}", unasked.reason))
         }
         None if scan.is_blind() => Verdict::Unknown("no port of any target answered or refused".to_owned()),
         None => Verdict::Passed,
@@ -210,6 +218,22 @@ mod tests {
         scan.sweep.heard.clear();
         let blind = written(&scan);
         assert!(blind.contains(r#"tests="2" failures="0" errors="2" skipped="0""#), "{blind}");
+    }
+
+    #[test]
+    fn what_a_liar_says_is_one_error() {
+        let mut scan = scan();
+        scan.sweep.liars.insert("198.51.100.11".parse().unwrap(), 60);
+        let text = written(&scan);
+        assert!(text.contains("it answered on 60 ports") && !text.contains("unexpected-open-port"), "{text}");
+    }
+
+    #[test]
+    fn what_is_behind_a_port_is_said() {
+        let mut scan = scan();
+        scan.sweep.observations[2].service = Some("HTTP 200 <b>\x1b".to_owned());
+        let text = written(&scan);
+        assert!(text.contains("open: syn-ack; behind it: HTTP 200 &lt;b&gt;\\u{1b}"), "{text}");
     }
 
     #[test]

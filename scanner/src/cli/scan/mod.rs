@@ -12,20 +12,24 @@ use std::io::{self, BufWriter, Write};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use deadlight_shared::allowlist::Subject;
+use deadlight_shared::hint::Hinted;
 use deadlight_shared::{Allowlist, Name, Port, PortSet, Protocol};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::check::today;
 use super::{Exit, Failure, written};
 use crate::assess::{Assessment, Expectation, assess};
 use crate::config::{self, PortsError};
-use crate::net;
-use crate::sweep::{Plan, PlannedNode, Sweep, Target, Unresolved, in_order, nodes_of, sweep};
+use crate::net::{self, raw::RawError};
+use crate::probe::Payloads;
+use crate::sweep::{Method, Plan, PlannedNode, Sweep, SweepError, Target, Unresolved, Watch, nodes_of, sweep};
 use document::{Scanned, ScannedNode};
 
 #[derive(Debug, Args)]
@@ -45,23 +49,21 @@ pub(super) struct Arguments {
     /// A TOML file of [[allow]] entries; their nodes are the targets as written
     #[arg(long, value_name = "FILE")]
     allowlist: Option<PathBuf>,
-    /// How to ask
-    #[arg(long, value_enum, default_value_t = Method::Auto)]
+    /// How to ask TCP ports
+    #[arg(long, value_enum, default_value_t)]
     method: Method,
-    /// Probes a second
-    #[arg(long, value_name = "PPS", default_value = "20000", value_parser = rate)]
-    rate: NonZeroU32,
+    /// Probes a second, all targets together [default: 20000]
+    #[arg(long, value_name = "PPS", value_parser = rate)]
+    rate: Option<NonZeroU32>,
+    /// Probes a second at one target [default: 5000, or what --rate says]
+    #[arg(long, value_name = "PPS", value_parser = rate)]
+    rate_per_node: Option<NonZeroU32>,
+    /// Do not find out what is behind an open port (otherwise: one banner, page title or certificate)
+    #[arg(long)]
+    no_identify: bool,
     /// What to print
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Method {
-    /// The best one that this user may use
-    Auto,
-    /// A full handshake by the kernel; needs no privileges
-    Connect,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -93,10 +95,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let (nodes, unresolved) = nodes_of(&arguments.targets).await;
     let expectations = expectations(&arguments, nodes.iter().map(|(name, _)| name), now)?;
     let plan = plan(&arguments, nodes, &expectations);
-    // Both methods are the same as long as there is only one.
-    let (Method::Auto | Method::Connect) = arguments.method;
-    let sweep = watched_sweep(&plan).await;
-    let assessment = assess(&sweep.observations, &expectations, Vec::new(), sweep.started);
+    let sweep = watched_sweep(&plan).await?;
+    for note in &sweep.notes {
+        tracing::warn!("{note}");
+    }
+    let assessment = assess(&sweep, &expectations, Vec::new());
     let expected = expectations.into_iter().map(|expected| (expected.node, expected.ports)).collect();
     let scanned = scanned(&arguments, &plan);
     let scan = Scan { vantage: vantage(), scanned, sweep, assessment, expected, unresolved };
@@ -107,8 +110,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     Ok(scan.exit())
 }
 
-/// Sweeps with a progress bar on standard error, when that is a terminal.
-pub(super) async fn watched_sweep(plan: &Plan) -> Sweep {
+/// Sweeps with a progress bar on standard error, when that is a terminal. The first SIGINT ends it with what is
+/// known, the next one ends the program.
+pub(super) async fn watched_sweep(plan: &Plan) -> Result<Sweep, Failure> {
     let targets = plan.nodes.iter().map(|node| (node.addresses.len() * node.ports.len()) as u64).sum();
     let bar = ProgressBar::new(targets);
     if let Ok(style) =
@@ -116,15 +120,50 @@ pub(super) async fn watched_sweep(plan: &Plan) -> Sweep {
     {
         bar.set_style(style);
     }
-    bar.enable_steady_tick(Duration::from_millis(200));
-    let sweep = sweep(plan, net::in_flight_limit(), |settled| bar.set_position(settled)).await;
+    let (stop, stopped) = watch::channel(false);
+    let watch = Watch { asked: Arc::default(), stop: stopped };
+    let sweeping = sweep(plan, net::in_flight_limit(), &watch);
+    let watching = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            ticks.tick().await;
+            bar.set_position(watch.asked.load(Ordering::Relaxed));
+        }
+    };
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stop.send_replace(true);
+        }
+        // Nothing is left to clean up: whoever is still impatient shall not have to wait.
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+        std::future::pending::<()>().await;
+    };
+    let result = tokio::select! {
+        result = sweeping => result,
+        () = watching => unreachable!("it goes on for ever"),
+        () = interrupted => unreachable!("it goes on for ever"),
+    };
     bar.finish_and_clear();
-    sweep
+    result.map_err(hinted)
+}
+
+fn hinted(error: SweepError) -> Failure {
+    let hint = match &error {
+        SweepError::Syn(RawError::Forbidden) => match std::env::current_exe() {
+            Ok(program) => format!("sudo setcap cap_net_raw+ep {}, or --method connect", program.display()),
+            Err(_) => "run it as root, or with --method connect".to_owned(),
+        },
+        SweepError::Syn(RawError::System { .. }) | SweepError::Random => "--method connect needs neither".to_owned(),
+    };
+    Hinted::new(error, hint).into()
 }
 
 impl Scan {
     fn is_complete(&self) -> bool {
-        self.sweep.tally.unknown == 0 && self.unresolved.is_empty() && !self.is_blind()
+        let Sweep { tally, liars, interrupted, .. } = &self.sweep;
+        tally.unknown == 0 && liars.is_empty() && !interrupted && self.unresolved.is_empty() && !self.is_blind()
     }
 
     /// Whether nothing was heard at all: a wrong address or a dead line looks like a closed node.
@@ -134,6 +173,7 @@ impl Scan {
 
     fn exit(&self) -> Exit {
         match (self.assessment.exposed.is_empty(), self.is_complete()) {
+            _ if self.sweep.interrupted => Exit::Incomplete,
             (false, _) => Exit::Exposed,
             (true, false) => Exit::Incomplete,
             (true, true) => Exit::Fine,
@@ -169,17 +209,21 @@ fn show(scan: &Scan, output: Output) -> io::Result<()> {
 }
 
 fn plan(arguments: &Arguments, nodes: Vec<(Name, Vec<std::net::IpAddr>)>, expectations: &[Expectation]) -> Plan {
-    let ports = in_order(&ports(arguments));
+    let ports = ports(arguments);
     let planned = |((name, addresses), expected): ((Name, _), &Expectation)| PlannedNode {
         name,
         addresses,
-        ports: Arc::clone(&ports),
+        ports: ports.clone(),
         watched: expected.ports.clone(),
     };
+    let (rate, rate_per_node) = (arguments.rate, arguments.rate_per_node);
     Plan {
         nodes: nodes.into_iter().zip(expectations).map(planned).collect(),
-        rate: arguments.rate,
-        rate_per_node: None,
+        method: arguments.method,
+        rate: rate.unwrap_or(config::RATE),
+        rate_per_node: rate_per_node.or(rate).unwrap_or(config::RATE_PER_NODE),
+        identify: !arguments.no_identify,
+        payloads: Payloads::builtin(),
     }
 }
 

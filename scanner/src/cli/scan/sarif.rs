@@ -47,7 +47,7 @@ const RULES: [Rule; 3] = [
     Rule {
         id: "not-asked",
         level: "note",
-        title: "Something could not be asked, so nothing is known about it",
+        title: "Something could not be asked or believed, so nothing is known about it",
         help: "Repair the way from the scanner to the target, then scan again.",
     },
 ];
@@ -116,9 +116,11 @@ fn rule(rule: &Rule) -> Value {
 type Seen<'a> = BTreeMap<(&'a Name, IpAddr, Port), &'a Evidence>;
 
 fn unexpected(seen: &Seen<'_>, finding: &Finding) -> Value {
-    let (Finding { id, node, address, .. }, port) = (finding, finding.port());
+    let (Finding { id, node, address, service, .. }, port) = (finding, finding.port());
     let evidence = seen.get(&(node, *address, port)).copied();
-    let text = format!("{port} at {address} (node {node}) is open and not allowed{}", by(evidence));
+    let behind = service.as_ref().map(|service| format!("; behind it: {}", printable(service, SHOWN)));
+    let (by, behind) = (by(evidence), behind.unwrap_or_default());
+    let text = format!("{port} at {address} (node {node}) is open and not allowed{by}{behind}");
     result(UNEXPECTED, &text, &format!("{node}/{address}/{port}"), id.as_str())
 }
 
@@ -164,9 +166,10 @@ fn doubts(scan: &Scan) -> Vec<Doubt> {
     });
     let unasked = scan.sweep.unasked.iter().map(|unasked| {
         let (ports, reason) = (counted(unasked.ports.len(), "port"), printable(&unasked.reason, SHOWN));
+        let asked = if unasked.attempts == 0 { "could not be asked: " } else { "" };
         Doubt {
             place: format!("{}/{}", unasked.node, unasked.address),
-            text: format!("{} (node {}, {ports}) could not be asked: {reason}", unasked.address, unasked.node),
+            text: format!("{} (node {}, {ports}) {asked}{reason}", unasked.address, unasked.node),
         }
     });
     let unknown = scan.sweep.observations.iter().filter(|seen| seen.state == PortState::Unknown).map(|seen| {
@@ -180,7 +183,19 @@ fn doubts(scan: &Scan) -> Vec<Doubt> {
         place: unresolved.target.to_string(),
         text: format!("{} could not be asked: {}", unresolved.target, printable(&unresolved.reason(), SHOWN)),
     });
-    blind.into_iter().chain(unasked).chain(unknown).chain(unresolved).collect()
+    let interrupted = scan
+        .sweep
+        .interrupted
+        .then(|| Doubt { place: scan.vantage.to_string(), text: "The scan was interrupted before its end".to_owned() });
+    let addresses = scan.scanned.nodes.iter().flat_map(|node| node.addresses.iter().map(move |a| (&node.node, a)));
+    let liars = addresses.filter_map(|(node, address)| {
+        let ports = counted(*scan.sweep.liars.get(address)?, "port");
+        Some(Doubt {
+            place: format!("{node}/{address}"),
+            text: format!("{address} (node {node}) answered on {ports}: something before it answers everything"),
+        })
+    });
+    blind.into_iter().chain(interrupted).chain(liars).chain(unasked).chain(unknown).chain(unresolved).collect()
 }
 
 /// Plain text as SARIF wants it (3.11): braces are placeholders and brackets are links otherwise.
@@ -224,6 +239,18 @@ mod tests {
         assert_eq!(run["invocations"][0]["toolExecutionNotifications"].as_array().unwrap().len(), 1);
         let rules: Vec<_> = run["results"].as_array().unwrap().iter().map(|result| &result["ruleId"]).collect();
         assert!(rules.contains(&&json!("not-asked")), "{run:#}");
+    }
+
+    #[test]
+    fn what_is_behind_a_port_and_who_lies_is_said() {
+        let mut scan = scan();
+        scan.assessment.findings[0].service = Some("HTTP 200, title \x1bcAdvisor".to_owned());
+        scan.sweep.liars.insert("198.51.100.11".parse().unwrap(), 60);
+        scan.sweep.interrupted = true;
+        let log = log(&scan).to_string();
+        for wanted in ["; behind it: HTTP 200, title", "answered on 60 ports", "interrupted"] {
+            assert!(log.contains(wanted), "no {wanted:?} in {log}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ const DOUBT: Style = AnsiColor::Yellow.on_default();
 
 pub(super) fn write(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["", "NODE", "ADDRESS", "PORT", "STATE", "EVIDENCE"]);
+    table.load_style(presets::NOTHING).set_header(["", "NODE", "ADDRESS", "PORT", "STATE", "EVIDENCE", "BEHIND IT"]);
     for observation in &scan.sweep.observations {
         table.add_row(row(scan, observation));
     }
@@ -33,7 +33,7 @@ pub(super) fn write(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
     summary(scan, out)
 }
 
-fn row(scan: &Scan, seen: &Observation) -> [Cell; 6] {
+fn row(scan: &Scan, seen: &Observation) -> [Cell; 7] {
     let allowed = scan.may_be_open(&seen.node, seen.port);
     let (mark, colour) = match (seen.state, allowed) {
         (PortState::Open, false) => ("!!", Color::Red),
@@ -48,14 +48,23 @@ fn row(scan: &Scan, seen: &Observation) -> [Cell; 6] {
         Cell::new(seen.port),
         Cell::new(seen.state),
         Cell::new(printable(&seen.evidence.to_string(), 120)),
+        Cell::new(printable(seen.service.as_deref().unwrap_or_default(), 60)),
     ]
 }
 
-/// What could not be asked, one line for each address and name.
+/// What could not be asked or believed, one line for each address and name.
 fn doubts(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
+    for (address, open) in &scan.sweep.liars {
+        let said = counted(*open, "port");
+        writeln!(
+            out,
+            "{DOUBT}not believed{DOUBT:#}: {address} answered on {said}: something before it answers everything"
+        )?;
+    }
     for unasked in &scan.sweep.unasked {
         let (ports, reason) = (counted(unasked.ports.len(), "port"), printable(&unasked.reason, 200));
-        writeln!(out, "{DOUBT}unknown{DOUBT:#}: {} ({ports}) could not be asked: {reason}", unasked.address)?;
+        let asked = if unasked.attempts == 0 { "could not be asked: " } else { "" };
+        writeln!(out, "{DOUBT}unknown{DOUBT:#}: {} ({ports}) {asked}{reason}", unasked.address)?;
     }
     for unresolved in &scan.unresolved {
         let reason = printable(&unresolved.reason(), 200);

@@ -1,0 +1,124 @@
+//! How a proof ended, and in words.
+
+use std::fmt;
+use std::time::Duration;
+
+use deadlight_shared::{Port, Protocol};
+
+use crate::probe::Loss;
+
+/// Where a port stands after its proof was attempted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// No way in.
+    Closed(Evidence),
+    /// It still answers.
+    StillOpen,
+    /// Neither could be shown.
+    Unproven(Unproven),
+}
+
+/// What a proof rests on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Evidence {
+    /// Nothing came back, while the control port answered.
+    Silence {
+        /// Silent attempts beside which the control port answered.
+        attempts: u32,
+        /// Different source ports they left from.
+        source_ports: usize,
+        /// From the first to the last.
+        over: Duration,
+        /// The control port.
+        control: Port,
+        /// What it was asked meanwhile, and did not answer.
+        loss: Loss,
+    },
+    /// The port refused.
+    Refusals {
+        /// Protocol of the port.
+        protocol: Protocol,
+        /// Refused attempts.
+        attempts: u32,
+        /// Different source ports they left from.
+        source_ports: usize,
+    },
+}
+
+/// Why there is no proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unproven {
+    /// TCP silence, and no port is known that must answer.
+    NoControlPort,
+    /// The control port was silent as well: the vantage point is blind.
+    Blind {
+        /// The control port.
+        control: Port,
+        /// How often it was asked.
+        asked: u32,
+    },
+    /// The control port answers too seldom for silence to mean anything.
+    Lossy {
+        /// The control port.
+        control: Port,
+        /// What it was asked meanwhile, and did not answer.
+        loss: Loss,
+    },
+    /// UDP silence.
+    SilentUdp {
+        /// Attempts made.
+        attempts: u32,
+    },
+    /// The port answered now this way, now that.
+    Mixed {
+        /// Refused attempts.
+        refused: u32,
+        /// Silent attempts.
+        silent: u32,
+    },
+    /// This host could not ask.
+    NotAsked(String),
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silence { attempts, source_ports, over, control, loss } => write!(
+                f,
+                "{attempts} silent attempts from {source_ports} source ports over {:.1} s; meanwhile control port \
+                 {control} answered {} of {}; an open port is missed like this less than once in a million",
+                over.as_secs_f64(),
+                loss.asked - loss.lost,
+                loss.asked
+            ),
+            Self::Refusals { protocol, attempts, source_ports } => {
+                let word = match protocol {
+                    Protocol::Tcp => "RST",
+                    Protocol::Udp => "ICMP port unreachable",
+                };
+                write!(f, "{attempts} attempts from {source_ports} source ports, each refused with {word}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Unproven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoControlPort => f.write_str("silence proves nothing without a control port on this node"),
+            Self::Blind { control, asked } => {
+                write!(f, "control port {control} did not answer either, 0 of {asked}: this vantage point is blind")
+            }
+            Self::Lossy { control, loss: Loss { asked, lost } } => {
+                write!(f, "control port {control} answered only {} of {asked}: silence proves nothing", asked - lost)
+            }
+            Self::SilentUdp { attempts } => {
+                write!(f, "{attempts} attempts, all silent: for UDP silence proves nothing, a refusal would")
+            }
+            Self::Mixed { refused, silent } => {
+                write!(f, "{refused} attempts refused and {silent} silent: neither is enough")
+            }
+            Self::NotAsked(reason) => write!(f, "could not ask: {}", deadlight_shared::text::printable(reason, 200)),
+        }
+    }
+}
