@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 17] = [
+const PURE: [&str; 19] = [
     "shared/src/allowlist.rs",
     "shared/src/finding.rs",
     "shared/src/identity.rs",
@@ -25,6 +25,8 @@ const PURE: [&str; 17] = [
     "scanner/src/probe",
     "scanner/src/assess",
     "scanner/src/prove",
+    "scanner/src/cli/diff/compare.rs",
+    "scanner/src/cli/diff/saved.rs",
     "agent/src/plan",
     "agent/src/explain",
     "agent/src/reconcile",

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 pub(super) enum Exit {
     /// Nothing unexpected.
     Fine = 0,
-    /// Unexpected exposure.
+    /// Unexpected exposure; of two compared scans, a difference.
     Exposed = 1,
     /// Usage, configuration or run-time error.
     Error = 2,

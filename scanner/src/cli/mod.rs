@@ -1,6 +1,7 @@
 //! The command line: arguments in, exit status out.
 
 mod check;
+mod diff;
 mod exit;
 mod pki;
 mod run;
@@ -40,6 +41,9 @@ enum Command {
     /// Sweep, order, prove, over and over
     #[command(after_help = run::HELP)]
     Run(run::Arguments),
+    /// Compare two saved scans
+    #[command(after_help = diff::HELP)]
+    Diff(diff::Arguments),
     /// Make the deployment's own CA and its certificates
     #[command(subcommand)]
     Pki(pki::Command),
@@ -53,6 +57,7 @@ pub fn main() -> ExitCode {
         None => print(TEMPLATE),
         Some(Command::Scan(arguments)) => with_runtime("warn", scan::run(arguments)),
         Some(Command::Run(arguments)) => with_runtime("info", run::run(arguments)),
+        Some(Command::Diff(arguments)) => diff::run(&arguments),
         Some(Command::Pki(command)) => pki::run(command),
         Some(Command::CheckConfig(file)) => check::run(file),
     };

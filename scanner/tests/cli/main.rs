@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod bad_input;
+mod diff;
 mod fake_agent;
 mod once;
 mod program;

@@ -118,6 +118,23 @@ fn an_allowed_port_is_shown_and_a_missing_one_as_well() {
 }
 
 #[test]
+fn code_scanning_and_test_reports_are_told_of_an_open_port() {
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = open.local_addr().unwrap().port();
+    let words = ["scan", "127.0.0.1", "--ports", &port.to_string(), "--output"];
+    let log = json(&run(&[&words[..], &["sarif"]].concat()).expect(1, &[]));
+    let results = &log["runs"][0]["results"];
+    assert_eq!(results[0]["ruleId"], "unexpected-open-port");
+    let wanted = format!("{port}/tcp at 127.0.0.1 (node 127.0.0.1) is open and not allowed: syn-ack");
+    assert_eq!((&results[0]["message"]["text"], results.as_array().unwrap().len()), (&wanted.into(), 1));
+    assert_eq!(log["runs"][0]["invocations"][0]["executionSuccessful"], true);
+
+    let report = run(&[&words[..], &["junit"]].concat()).expect(1, &[]).stdout;
+    assert!(report.contains(&format!(r#"<testcase classname="127.0.0.1" name="{port}/tcp is not open">"#)), "{report}");
+    assert!(report.contains(r#"tests="2" failures="1" errors="0" skipped="0""#), "{report}");
+}
+
+#[test]
 fn udp_answers_refuses_or_keeps_silent() {
     let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -194,7 +211,7 @@ fn an_address_without_a_route_is_unknown() {
 fn a_reader_that_goes_away_is_no_error() {
     let open = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = open.local_addr().unwrap().port().to_string();
-    for output in ["table", "json", "jsonl"] {
+    for output in ["table", "json", "jsonl", "sarif", "junit"] {
         let mut scan = program();
         scan.args(["scan", "127.0.0.1", "--ports", &port, "--method", "connect", "--output", output]);
         let mut scan = scan.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -5,18 +5,34 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use deadlight_shared::{Evidence, Finding, Name, Observation, PortState, Protocol};
+use deadlight_shared::{Evidence, Finding, Name, Observation, PortSet, PortState, Protocol};
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::Scan;
 use crate::assess::Missing;
 
-const SCHEMA: &str = "deadlight.scan/v1";
+/// The schema's name and version.
+pub(in crate::cli) const SCHEMA: &str = "deadlight.scan/v1";
+
+/// What a scan looked at: each of the ports at each of the addresses. A target of it that a complete
+/// scan does not list was closed or filtered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::cli) struct Scanned {
+    pub(in crate::cli) ports: PortSet,
+    pub(in crate::cli) nodes: Vec<ScannedNode>,
+}
+
+/// One node of a scan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::cli) struct ScannedNode {
+    pub(in crate::cli) node: Name,
+    pub(in crate::cli) addresses: Vec<IpAddr>,
+}
 
 /// One indented object.
 pub(super) fn write(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
-    let observations = Stream(Cell::new(Some(scan.observations())));
+    let observations = Stream::new(scan.observations());
     serde_json::to_writer_pretty(&mut *out, &document(scan, Some(observations)))?;
     writeln!(out)
 }
@@ -37,6 +53,7 @@ struct Document<'a, O> {
     vantage: &'a Name,
     started: Timestamp,
     finished: Timestamp,
+    scanned: &'a Scanned,
     #[serde(skip_serializing_if = "Option::is_none")]
     observations: Option<O>,
     findings: &'a [Finding],
@@ -94,9 +111,15 @@ struct Summary {
 }
 
 /// An iterator written as a list, without the list ever being in memory.
-struct Stream<I>(Cell<Option<I>>);
+pub(super) struct Stream<I>(Cell<Option<I>>);
 
-impl<I: Iterator<Item = Shown>> Serialize for Stream<I> {
+impl<I> Stream<I> {
+    pub(super) fn new(items: I) -> Self {
+        Self(Cell::new(Some(items)))
+    }
+}
+
+impl<I: Iterator<Item: Serialize>> Serialize for Stream<I> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.take().into_iter().flatten())
     }
@@ -127,6 +150,7 @@ fn document<O>(scan: &Scan, observations: Option<O>) -> Document<'_, O> {
         vantage: &scan.vantage,
         started: scan.sweep.started,
         finished: scan.sweep.finished,
+        scanned: &scan.scanned,
         observations,
         findings: &scan.assessment.findings,
         missing: &scan.assessment.missing,
@@ -158,71 +182,10 @@ fn is_zero(count: &u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::scan;
     use super::*;
-    use crate::assess::{Expectation, assess};
-    use crate::net::ResolveError;
-    use crate::sweep::{Sweep, Tally, Unasked, Unresolved};
-    use std::time::Duration;
 
     const GOLDEN: &str = include_str!("golden.json");
-
-    fn scan() -> Scan {
-        let seen = |port: &str, state, evidence, attempts| Observation {
-            node: "n1".parse().unwrap(),
-            address: "198.51.100.11".parse().unwrap(),
-            port: port.parse().unwrap(),
-            state,
-            evidence,
-            attempts,
-            service: None,
-        };
-        let at = |text: &str| text.parse::<Timestamp>().unwrap();
-        let sweep = Sweep {
-            started: at("2026-11-23T15:00:00Z"),
-            finished: at("2026-11-23T15:00:04Z"),
-            observations: vec![
-                seen("80/tcp", PortState::Open, Evidence::SynAck, 1),
-                seen("443/tcp", PortState::Filtered, Evidence::Silence, 2),
-                seen("8080/tcp", PortState::Open, Evidence::SynAck, 1),
-                seen("4789/udp", PortState::OpenFiltered, Evidence::Silence, 3),
-            ],
-            unasked: vec![Unasked {
-                node: "n1".parse().unwrap(),
-                address: "2001:db8:51::11".parse().unwrap(),
-                reason: "network is unreachable".to_owned(),
-                ports: "80,443/tcp".parse().unwrap(),
-                attempts: 0,
-            }],
-            liars: Default::default(),
-            notes: Vec::new(),
-            interrupted: false,
-            heard: ["198.51.100.11".parse().unwrap()].into(),
-            tally: Tally {
-                targets: 8,
-                open: 2,
-                closed: 2,
-                filtered: 1,
-                open_filtered: 1,
-                unknown: 2,
-                probes_sent: 10,
-                dropped: 0,
-            },
-            duration: Duration::from_secs(4),
-        };
-        let ports = "80,443/tcp".parse().unwrap();
-        let expectations = [Expectation { node: "n1".parse().unwrap(), ports }];
-        let assessment = assess(&sweep, &expectations, Vec::new());
-        let [Expectation { node, ports }] = expectations;
-        let nowhere: Name = "nowhere.invalid".parse().unwrap();
-        let error = ResolveError::Empty { name: nowhere.to_string() };
-        Scan {
-            vantage: "office-a".parse().unwrap(),
-            sweep,
-            assessment,
-            expected: [(node, ports)].into(),
-            unresolved: vec![Unresolved { target: nowhere, error }],
-        }
-    }
 
     #[test]
     fn the_document_is_the_golden_one() {

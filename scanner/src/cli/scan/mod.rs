@@ -1,6 +1,10 @@
 //! `scan`: one look, without agent and configuration.
 
-mod document;
+pub(super) mod document;
+#[cfg(test)]
+mod fixture;
+mod junit;
+mod sarif;
 mod table;
 
 use std::collections::BTreeMap;
@@ -26,6 +30,7 @@ use crate::config::{self, PortsError};
 use crate::net::{self, raw::RawError};
 use crate::probe::Payloads;
 use crate::sweep::{Method, Plan, PlannedNode, Sweep, SweepError, Target, Unresolved, Watch, nodes_of, sweep};
+use document::{Scanned, ScannedNode};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -69,11 +74,16 @@ enum Output {
     Json,
     /// One JSON object a line: each observation, then the summary
     Jsonl,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
+    /// JUnit XML, for test reports
+    Junit,
 }
 
 /// A finished scan, to be shown.
 struct Scan {
     vantage: Name,
+    scanned: Scanned,
     sweep: Sweep,
     assessment: Assessment,
     expected: BTreeMap<Name, PortSet>,
@@ -91,7 +101,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     }
     let assessment = assess(&sweep, &expectations, Vec::new());
     let expected = expectations.into_iter().map(|expected| (expected.node, expected.ports)).collect();
-    let scan = Scan { vantage: vantage(), sweep, assessment, expected, unresolved };
+    let scanned = scanned(&arguments, &plan);
+    let scan = Scan { vantage: vantage(), scanned, sweep, assessment, expected, unresolved };
     if scan.is_blind() {
         tracing::warn!("no port of any target answered or refused: nothing can be said about them");
     }
@@ -185,21 +196,20 @@ fn show(scan: &Scan, output: Output) -> io::Result<()> {
     // What machines read has no colours to take away.
     let mut out: Box<dyn Write> = match output {
         Output::Table => Box::new(BufWriter::new(anstream::stdout())),
-        Output::Json | Output::Jsonl => Box::new(BufWriter::new(io::stdout())),
+        Output::Json | Output::Jsonl | Output::Sarif | Output::Junit => Box::new(BufWriter::new(io::stdout())),
     };
     match output {
         Output::Table => table::write(scan, &mut out)?,
         Output::Json => document::write(scan, &mut out)?,
         Output::Jsonl => document::write_lines(scan, &mut out)?,
+        Output::Sarif => sarif::write(scan, &mut out)?,
+        Output::Junit => junit::write(scan, &mut out)?,
     }
     out.flush()
 }
 
 fn plan(arguments: &Arguments, nodes: Vec<(Name, Vec<std::net::IpAddr>)>, expectations: &[Expectation]) -> Plan {
-    let mut ports = arguments.ports.clone();
-    if let Some(udp) = &arguments.udp {
-        ports.extend(udp);
-    }
+    let ports = ports(arguments);
     let planned = |((name, addresses), expected): ((Name, _), &Expectation)| PlannedNode {
         name,
         addresses,
@@ -215,6 +225,20 @@ fn plan(arguments: &Arguments, nodes: Vec<(Name, Vec<std::net::IpAddr>)>, expect
         identify: !arguments.no_identify,
         payloads: Payloads::builtin(),
     }
+}
+
+/// Ports asked at each address.
+fn ports(arguments: &Arguments) -> PortSet {
+    let mut ports = arguments.ports.clone();
+    if let Some(udp) = &arguments.udp {
+        ports.extend(udp);
+    }
+    ports
+}
+
+fn scanned(arguments: &Arguments, plan: &Plan) -> Scanned {
+    let node = |node: &PlannedNode| ScannedNode { node: node.name.clone(), addresses: node.addresses.clone() };
+    Scanned { ports: ports(arguments), nodes: plan.nodes.iter().map(node).collect() }
 }
 
 /// What may be open on each of `nodes`, in their order.
