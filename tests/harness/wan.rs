@@ -98,8 +98,9 @@ impl Drop for Wan {
 
 /// A packet socket of one interface that sees what comes in and not what goes out.
 fn open(interface: &str) -> Result<Socket> {
-    let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(Protocol::from(i32::from(ETH_P_ALL.to_be()))))
-        .context("open a packet socket")?;
+    let socket =
+        Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(Protocol::from(i32::from(ETH_P_ALL.to_be()))))
+            .context("open a packet socket")?;
     setsockopt(&socket, sockopt::RcvBufForce, &ROOM)?;
     setsockopt(&socket, sockopt::SndBuf, &ROOM)?;
     // linux/filter.h: the type of packet is at an address of its own; 4 is "outgoing".
@@ -110,7 +111,11 @@ fn open(interface: &str) -> Result<Socket> {
     let found = datalink::interfaces().into_iter().find(|found| found.name == interface);
     let found = found.with_context(|| format!("no interface {interface}"))?;
     // The crate binds the socket to the interface; we go on with the socket itself.
-    let config = datalink::Config { socket_fd: Some(socket.try_clone()?.into_raw_fd()), promiscuous: false, ..Default::default() };
+    let config = datalink::Config {
+        socket_fd: Some(socket.try_clone()?.into_raw_fd()),
+        promiscuous: false,
+        ..Default::default()
+    };
     drop(datalink::channel(&found, config).context("bind a packet socket")?);
     Ok(socket)
 }
@@ -177,7 +182,8 @@ impl Relay {
     }
 
     fn wait(&self, now: Instant) {
-        let pause = self.flying.front().map_or(Duration::from_millis(20), |(due, _)| due.saturating_duration_since(now));
+        let pause =
+            self.flying.front().map_or(Duration::from_millis(20), |(due, _)| due.saturating_duration_since(now));
         if pause < Duration::from_millis(1) {
             thread::sleep(pause);
             return;

@@ -148,6 +148,7 @@ mod tests {
             liars: liars.iter().map(|address| (address.parse().unwrap(), 60)).collect(),
             notes: Vec::new(),
             interrupted: false,
+            settled: Default::default(),
             tally: Default::default(),
             duration: Default::default(),
         }

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use deadlight_shared::Identity;
 use deadlight_shared::hint::HintExt as _;
 use deadlight_shared::tls::{Credentials, TlsError};
+use deadlight_shared::{Identity, config};
 use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::{Exit, Failure, print};
 use crate::config::Config;
+use crate::probe::Payloads;
 
 /// Where the configuration is.
 #[derive(Debug, Args)]
@@ -24,6 +25,7 @@ pub(super) fn run(file: ConfigFile) -> Result<Exit, Failure> {
     let today = today(Timestamp::now());
     let config = load(&file.config, today)?;
     credentials(&config)?;
+    payloads(config.payloads.as_deref())?;
     let addresses: usize = config.nodes.iter().map(|node| node.addresses.len()).sum();
     let mut text = format!(
         "{} is good (nodes: {}, addresses: {addresses}, ports at each: {}, agents: {})\n",
@@ -41,6 +43,14 @@ pub(super) fn run(file: ConfigFile) -> Result<Exit, Failure> {
 /// The checked configuration at `path`.
 pub(super) fn load(path: &Path, today: Date) -> Result<Config, Failure> {
     Ok(Config::load(path, today).hint("compare with: deadlight-scanner --print-config")?)
+}
+
+/// What UDP probes say: the built-in payloads behind those of the file at `path`.
+pub(super) fn payloads(path: Option<&Path>) -> Result<Payloads, Failure> {
+    let builtin = Payloads::builtin();
+    let Some(path) = path else { return Ok(builtin) };
+    let own = config::load(path).hint("an entry: [[payload]] name = \"dns\" ports = \"53\" hex = \"444c 0100 …\"")?;
+    Ok(builtin.extended_by(&own))
 }
 
 /// Our certificate, which must be a scanner's and carry the name of this vantage point; `None`

@@ -56,7 +56,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         };
         Hinted::new(error, remedy)
     })?;
-    let mut scanner = Scanner { config, agents, store, story: Story };
+    let payloads = check::payloads(config.payloads.as_deref())?;
+    let mut scanner = Scanner { config, agents, store, payloads, story: Story };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
         match arguments.once {
@@ -81,6 +82,7 @@ struct Scanner {
     config: Config,
     agents: BTreeMap<Name, Agent>,
     store: Store,
+    payloads: Payloads,
     story: Story,
 }
 
@@ -103,7 +105,8 @@ impl Scanner {
             tracing::warn!("{warning}");
         }
         let expectations = self.config.expectations(today);
-        let mut sweep = watched_sweep(&plan(&self.config, &expectations, self.store.findings())).await?;
+        let mut sweep =
+            watched_sweep(&plan(&self.config, &expectations, self.store.findings(), &self.payloads)).await?;
         self.hear_controls(&mut sweep).await;
         let known = self.store.findings().to_vec();
         let mut assessment = assess(&sweep, &expectations, known);
@@ -116,7 +119,7 @@ impl Scanner {
         self.story.rescan(&rescans);
         let Config { rate, rate_per_node, .. } = self.config;
         let limits = Limits { rate, rate_per_node, in_flight: net::in_flight_limit() };
-        let checked = rescan(&rescans, limits, &Payloads::builtin()).await;
+        let checked = rescan(&rescans, limits, &self.payloads).await;
         round::take_proofs(&mut assessment, &checked, Timestamp::now());
         self.store.keep(assessment.findings.clone())?;
         self.story.proofs(&checked, &self.dropped_since(&reports).await);
@@ -210,7 +213,7 @@ fn agents(config: &Config, credentials: Option<Credentials>) -> Result<BTreeMap<
 }
 
 /// What to sweep: the configured ports, the node's own, and everything that has a finding.
-fn plan(config: &Config, expectations: &[Expectation], known: &[Finding]) -> Plan {
+fn plan(config: &Config, expectations: &[Expectation], known: &[Finding], payloads: &Payloads) -> Plan {
     let planned = |(node, expected): (&crate::config::Node, &Expectation)| {
         let mut watched: PortSet =
             known.iter().filter(|finding| finding.node == node.name).map(Finding::port).collect();
@@ -226,7 +229,8 @@ fn plan(config: &Config, expectations: &[Expectation], known: &[Finding]) -> Pla
         rate: config.rate,
         rate_per_node: config.rate_per_node,
         identify: config.identify,
-        payloads: Payloads::builtin(),
+        payloads: payloads.clone(),
+        known: BTreeMap::new(),
     }
 }
 

@@ -52,6 +52,7 @@ pub(super) struct Sweep {
     pub(super) rate: NonZeroU32,
     pub(super) rate_per_node: NonZeroU32,
     pub(super) identify: bool,
+    pub(super) payloads: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -75,7 +76,7 @@ impl Default for Sweep {
     fn default() -> Self {
         let [tcp, udp] = ["1-65535/tcp", "53,123,161,4789,7946/udp"].map(|ports| ports.parse().unwrap_or_default());
         let every = SignedDuration::from_mins(15);
-        Self { every, tcp, udp, rate: RATE, rate_per_node: RATE_PER_NODE, identify: true }
+        Self { every, tcp, udp, rate: RATE, rate_per_node: RATE_PER_NODE, identify: true, payloads: None }
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Config {
     pub rate_per_node: NonZeroU32,
     /// Whether to find out what is behind an open port.
     pub identify: bool,
+    /// What UDP probes say, before the built-in payloads.
+    pub payloads: Option<PathBuf>,
     /// The nodes; at least one.
     pub nodes: Vec<Node>,
     /// What may be open.
@@ -195,6 +197,7 @@ impl Config {
             rate: sweep.rate,
             rate_per_node: sweep.rate_per_node,
             identify: sweep.identify,
+            payloads: sweep.payloads.map(|file| directory.join(file)),
             allowlist,
             tls,
             state: directory.join(store.file),

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use deadlight_shared::{Port, Protocol};
 use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::TcpStream;
 
 use crate::probe::{Outcome, failed_here};
 
@@ -33,18 +34,28 @@ pub struct Asked {
 /// `limit` for the answer. `payload` is what a datagram says.
 pub async fn ask(address: IpAddr, port: Port, payload: &[u8], limit: Duration) -> Asked {
     let target = SocketAddr::new(address, port.number.get());
-    let kind = match port.protocol {
-        Protocol::Tcp => Type::STREAM,
-        Protocol::Udp => Type::DGRAM,
-    };
-    match open(target, kind) {
+    if port.protocol == Protocol::Tcp {
+        return connect(address, port, limit).await.0;
+    }
+    match open(target, Type::DGRAM) {
         Err(error) => Asked { outcome: failed_here(&error), source_port: None },
         Ok((socket, source)) => {
-            let outcome = match port.protocol {
-                Protocol::Tcp => connect::outcome(socket, limit).await,
-                Protocol::Udp => udp::outcome(socket, payload, limit).await,
-            };
-            Asked { outcome: seen_from(source, target, outcome), source_port: Some(source.port()) }
+            let outcome = seen_from(source, target, udp::outcome(socket, payload, limit).await);
+            Asked { outcome, source_port: Some(source.port()) }
+        }
+    }
+}
+
+/// Makes a TCP handshake with `port` at `address` within `limit`; the connection, when it was answered.
+pub async fn connect(address: IpAddr, port: Port, limit: Duration) -> (Asked, Option<TcpStream>) {
+    let target = SocketAddr::new(address, port.number.get());
+    match open(target, Type::STREAM) {
+        Err(error) => (Asked { outcome: failed_here(&error), source_port: None }, None),
+        Ok((socket, source)) => {
+            let (outcome, stream) = connect::outcome(socket, limit).await;
+            let outcome = seen_from(source, target, outcome);
+            let stream = stream.filter(|_| matches!(outcome, Outcome::Answered { .. }));
+            (Asked { outcome, source_port: Some(source.port()) }, stream)
         }
     }
 }

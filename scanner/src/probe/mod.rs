@@ -7,7 +7,7 @@ mod order;
 mod outcome;
 mod pacer;
 mod packet;
-mod payload;
+mod payloads;
 mod rtt;
 #[cfg(test)]
 mod simulation;
@@ -19,5 +19,5 @@ pub use loss::{Loss, MISS};
 pub use outcome::{Outcome, failed_here, is_shortage, reason, refused_by_network};
 pub use pacer::Pacer;
 pub use packet::{Answer, LONGEST as LONGEST_PACKET};
-pub use payload::Payloads;
+pub use payloads::Payloads;
 pub use syn::{Heard, SynStep, SynSweep};

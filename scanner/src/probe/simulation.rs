@@ -79,12 +79,17 @@ pub(crate) struct Verdicts {
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64, links: Links, hosts: impl IntoIterator<Item = (IpAddr, Host)>) -> Self {
+    pub(crate) fn new(
+        start: Instant,
+        seed: u64,
+        links: Links,
+        hosts: impl IntoIterator<Item = (IpAddr, Host)>,
+    ) -> Self {
         Self {
             hosts: hosts.into_iter().collect(),
             links,
             rng: Rng::with_seed(seed),
-            start: Instant::now(),
+            start,
             flying: BinaryHeap::new(),
             count: 0,
             syns: 0,

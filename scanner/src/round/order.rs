@@ -111,6 +111,7 @@ mod tests {
             liars: Default::default(),
             notes: Vec::new(),
             interrupted: false,
+            settled: Default::default(),
             tally: Tally::default(),
             duration: Duration::ZERO,
         };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use deadlight_shared::{PortSet, Protocol};
+use deadlight_shared::{Port, PortSet, Protocol};
 
 use super::seen::Seen;
 use super::syn::SynDriver;
@@ -35,8 +35,16 @@ pub(super) async fn prepare(plan: &Plan, seen: &mut Seen<'_>) -> Result<Lanes, S
                 seen.skip(node, address, &error);
                 continue;
             }
+            let ports = match plan.known.get(&address) {
+                None => node.ports.clone(),
+                Some(known) => {
+                    seen.know(address, known);
+                    let is_new = |port: &Port| !known.closed.contains(*port) && !known.filtered.contains(*port);
+                    node.ports.iter().filter(is_new).collect()
+                }
+            };
             for (protocol, lanes) in [(Protocol::Tcp, &mut tcp), (Protocol::Udp, &mut sockets)] {
-                let ports = numbers.of(&node.ports, protocol);
+                let ports = numbers.of(&ports, protocol);
                 if !ports.is_empty() {
                     lanes.push(Lane { node: index, address, protocol, ports });
                 }
@@ -81,7 +89,7 @@ async fn ways(lanes: Vec<Lane>, seen: &mut Seen<'_>) -> (Vec<(Lane, Way)>, Vec<L
         }
     };
     for lane in lanes {
-        let first = lane.ports.first().and_then(|port| deadlight_shared::Port::new(Protocol::Tcp, *port));
+        let first = lane.ports.first().and_then(|port| Port::new(Protocol::Tcp, *port));
         let Some(port) = first else { continue };
         match ways.to(lane.address, port).await {
             Ok(way) => found.push((lane, way)),

@@ -43,6 +43,17 @@ pub struct Plan {
     pub identify: bool,
     /// What UDP probes say.
     pub payloads: Payloads,
+    /// What an earlier sweep has settled: it is counted and not asked again.
+    pub known: BTreeMap<IpAddr, Known>,
+}
+
+/// Ports of one address that need not be asked again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Those that refused.
+    pub closed: PortSet,
+    /// Those that kept silent, often enough.
+    pub filtered: PortSet,
 }
 
 /// How TCP ports are asked.
@@ -89,6 +100,8 @@ pub struct Sweep {
     pub notes: Vec<String>,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
+    /// What it had settled by then, watched ports left out; empty when it came to its end.
+    pub settled: BTreeMap<IpAddr, Known>,
     /// Counts over all targets.
     pub tally: Tally,
     /// Time spent.
@@ -209,10 +222,17 @@ pub async fn sweep(plan: &Plan, in_flight: usize, watch: &Watch) -> Result<Sweep
     let by_sockets = sockets::run(sockets, notice, &plan.payloads, in_flight);
     let confirming = confirm::confirm(plan, found, &mut seen);
     let (by_sockets, ()) = tokio::join!(by_sockets, confirming);
-    seen.take(by_sockets);
-    if let Some(by_syn) = by_syn {
-        seen.take(by_syn.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())));
+    let by_syn = match by_syn {
+        None => None,
+        Some(driven) => Some(driven.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))),
+    };
+    let interrupted = *watch.stop.borrow();
+    for driven in by_syn.into_iter().chain([by_sockets]) {
+        if interrupted {
+            seen.settle(&driven.engine);
+        }
+        seen.take(driven);
     }
     confirm::find_liars(plan, &mut seen).await;
-    Ok(seen.finish(started, clock.elapsed(), *watch.stop.borrow()))
+    Ok(seen.finish(started, clock.elapsed(), interrupted))
 }

@@ -9,8 +9,8 @@ use deadlight_shared::{Evidence, Observation, Port, PortSet, PortState, Protocol
 use jiff::Timestamp;
 
 use super::found::{Driven, Found};
-use super::{Plan, PlannedNode, Sweep, Tally, Unasked};
-use crate::probe::{Lane, Leftover};
+use super::{Known, Plan, PlannedNode, Sweep, Tally, Unasked};
+use crate::probe::{Engine, Lane, Leftover};
 
 pub(super) struct Seen<'a> {
     nodes: &'a [PlannedNode],
@@ -19,6 +19,7 @@ pub(super) struct Seen<'a> {
     heard: BTreeSet<IpAddr>,
     liars: BTreeMap<IpAddr, usize>,
     notes: Vec<String>,
+    settled: BTreeMap<IpAddr, Known>,
     tally: Tally,
 }
 
@@ -31,6 +32,7 @@ impl<'a> Seen<'a> {
             heard: BTreeSet::new(),
             liars: BTreeMap::new(),
             notes: Vec::new(),
+            settled: BTreeMap::new(),
             tally: Tally::default(),
         }
     }
@@ -38,6 +40,33 @@ impl<'a> Seen<'a> {
     /// Counts the targets of one address.
     pub(super) fn plan(&mut self, targets: usize) {
         self.tally.targets += targets as u64;
+    }
+
+    /// Counts what is known about `address` from before.
+    pub(super) fn know(&mut self, address: IpAddr, known: &Known) {
+        self.tally.count(PortState::Closed, known.closed.len() as u64);
+        self.tally.count(PortState::Filtered, known.filtered.len() as u64);
+        if !known.closed.is_empty() {
+            self.heard.insert(address);
+        }
+        self.settled.insert(address, known.clone());
+    }
+
+    /// Keeps what `engine` has settled, for a sweep that goes on from here.
+    pub(super) fn settle(&mut self, engine: &Engine) {
+        for index in 0..engine.len() {
+            let lane = engine.lane(index);
+            let watched = &self.nodes[lane.node].watched;
+            let of_lane = |ports: Vec<u16>| -> PortSet {
+                let ports = ports.into_iter().filter_map(|port| Port::new(lane.protocol, port));
+                ports.filter(|port| !watched.contains(*port)).collect()
+            };
+            let known = self.settled.entry(lane.address).or_default();
+            known.closed.extend(&of_lane(engine.closed(index)));
+            if lane.protocol == Protocol::Tcp {
+                known.filtered.extend(&of_lane(engine.silent_for_sure(index)));
+            }
+        }
     }
 
     /// An address without a route: none of its ports is asked.
@@ -101,6 +130,7 @@ impl<'a> Seen<'a> {
             liars: self.liars,
             notes: self.notes,
             interrupted,
+            settled: if interrupted { self.settled } else { BTreeMap::new() },
             tally: self.tally,
             duration,
         }

@@ -174,6 +174,56 @@ fn an_ordinary_user_gets_connect_and_is_told_what_syn_needs() {
     scan("connect").expect(0, &[]);
 }
 
+/// Asked slowly enough to be interrupted in the middle, and then to the end.
+#[test]
+fn an_interrupted_scan_says_so_and_goes_on_from_there() {
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = open.local_addr().unwrap().port();
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state.json");
+    let scan = |rate: &str| {
+        let mut scan = program();
+        scan.args(["scan", "127.0.0.1", "--ports", "1-65535", "--output", "json", "--no-identify", "--rate", rate]);
+        scan.arg("--resume").arg(&state).stdout(Stdio::piped()).stderr(Stdio::piped());
+        scan
+    };
+    let mut first = scan("2000").spawn().unwrap();
+    // It catches the signal only once it is under way; until then it would simply die.
+    let caught = format!("/proc/{}/status", first.id());
+    let catches = || {
+        std::fs::read_to_string(&caught).unwrap_or_default().lines().any(|line| {
+            let mask = line.strip_prefix("SigCgt:").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+            mask.is_some_and(|mask| mask & 2 != 0)
+        })
+    };
+    while !catches() {
+        assert!(first.try_wait().unwrap().is_none(), "it ended before it was interrupted");
+        std::thread::yield_now();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(Command::new("kill").args(["-INT", &first.id().to_string()]).status().unwrap().success());
+    let ended = Ended::of(first.wait_with_output().unwrap()).expect(3, &["interrupted"]);
+    let document = json(&ended);
+    assert_eq!(document["summary"]["complete"], false);
+    let closed = document["summary"]["closed"].as_u64().unwrap();
+    let unknown = document["summary"]["unknown"].as_u64().unwrap();
+    assert!(closed > 0 && unknown > 0, "{closed} closed, {unknown} unknown");
+    assert!(document["observations"].to_string().contains("the sweep was interrupted"));
+
+    Ended::of(program().args(["scan", "127.0.0.1", "--ports", "1-9", "--resume"]).arg(&state).output().unwrap())
+        .expect(2, &["was left by a scan of other targets or ports", "hint: rm "]);
+    let ended = Ended::of(scan("100000").output().unwrap()).expect(1, &[]);
+    let document = json(&ended);
+    let summary = &document["summary"];
+    assert_eq!((&summary["targets"], &summary["complete"]), (&65_535.into(), &true.into()));
+    assert_eq!(summary["open"].as_u64().unwrap() + summary["closed"].as_u64().unwrap(), 65_535);
+    assert!(summary["probes_sent"].as_u64().unwrap() <= 65_535 + 200 - closed, "{summary}");
+    assert!(document["observations"].as_array().unwrap().iter().any(|seen| seen["port"] == port));
+    assert!(!state.exists(), "a complete scan leaves no state");
+    std::fs::write(&state, "{}").unwrap();
+    Ended::of(scan("100000").output().unwrap()).expect(2, &["is no interrupted scan", "missing field"]);
+}
+
 #[test]
 fn a_name_without_address_is_unknown() {
     // In a namespace with nothing but loopback: the question goes to nobody.

@@ -44,9 +44,18 @@ fn cases() -> Vec<Case> {
     let filtered = |name| Case { name, shut: Shut::Drop, programs: peers(100_000), ..Case { ..one_like(&one) } };
     let many = |name| Case { nodes: 16, ports: "1-1000", ..filtered(name) };
     vec![
-        Case { v6: true, name: "closed node, IPv6", programs: vec![Deadlight(500_000), Nmap(10_000)], ..one_like(&one) },
+        Case {
+            v6: true,
+            name: "closed node, IPv6",
+            programs: vec![Deadlight(500_000), Nmap(10_000)],
+            ..one_like(&one)
+        },
         filtered("filtered node"),
-        Case { v6: true, programs: vec![Deadlight(100_000), Nmap(10_000), RustScan], ..filtered("filtered node, IPv6") },
+        Case {
+            v6: true,
+            programs: vec![Deadlight(100_000), Nmap(10_000), RustScan],
+            ..filtered("filtered node, IPv6")
+        },
         Case { weather: Some(FAR), ..filtered("filtered node, 40 ms, 1 % loss each way") },
         Case { weather: Some(FAR), open_each: 600, ..filtered("filtered node, 600 open, 40 ms, 1 % loss each way") },
         many("16 nodes × 1,000 ports, filtered"),
@@ -69,7 +78,9 @@ fn one_like(case: &Case) -> Case {
 
 /// Runs every case whose name contains one of `wanted` (all, where nothing is wanted), `runs` times.
 pub(crate) fn measure(runs: usize, wanted: &[String]) -> Result<()> {
-    println!("\n| case | program | wall s | CPU s | peak MB | packets | open found | missed | invented | wall / nmap's |");
+    println!(
+        "\n| case | program | wall s | CPU s | peak MB | packets | open found | missed | invented | wall / nmap's |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for case in cases() {
         if wanted.is_empty() || wanted.iter().any(|word| case.name.contains(word.as_str())) {

@@ -93,7 +93,8 @@ fn rules(open: &BTreeSet<Target>, shut: Shut) -> String {
             .map(|(address, port)| format!("{address} . {port}"))
             .collect();
         let (name, kind) = if v6 { ("open6", "ipv6_addr") } else { ("open4", "ipv4_addr") };
-        let elements = if elements.is_empty() { String::new() } else { format!("elements = {{ {} }};", elements.join(", ")) };
+        let elements =
+            if elements.is_empty() { String::new() } else { format!("elements = {{ {} }};", elements.join(", ")) };
         format!("set {name} {{ type {kind} . inet_service; {elements} }}\n")
     };
     let drop = match shut {

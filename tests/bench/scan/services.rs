@@ -38,7 +38,9 @@ impl Services {
         let listeners = node.enter(|| tcp.iter().map(listen).collect::<Result<Vec<_>>>())?;
         let sockets = node.enter(|| {
             let ports = udp.iter().flat_map(|address| UDP.map(|port| (*address, port)));
-            ports.map(|target| UdpSocket::bind(target).with_context(|| format!("{target:?}"))).collect::<Result<Vec<_>>>()
+            ports
+                .map(|target| UdpSocket::bind(target).with_context(|| format!("{target:?}")))
+                .collect::<Result<Vec<_>>>()
         })?;
         let mut threads = vec![thread::spawn({
             let stop = Arc::clone(&stop);

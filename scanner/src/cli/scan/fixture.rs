@@ -41,6 +41,7 @@ pub(super) fn scan() -> Scan {
         liars: Default::default(),
         notes: Vec::new(),
         interrupted: false,
+        settled: Default::default(),
         heard: ["198.51.100.11".parse().unwrap()].into(),
         tally: Tally {
             targets: 8,

@@ -4,6 +4,7 @@ pub(super) mod document;
 #[cfg(test)]
 mod fixture;
 mod junit;
+mod resume;
 mod sarif;
 mod table;
 
@@ -17,13 +18,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use deadlight_shared::allowlist::Subject;
-use deadlight_shared::hint::Hinted;
+use deadlight_shared::hint::{HintExt as _, Hinted};
 use deadlight_shared::{Allowlist, Name, Port, PortSet, Protocol};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::check::today;
+use super::check::{self, today};
 use super::{Exit, Failure, written};
 use crate::assess::{Assessment, Expectation, assess};
 use crate::config::{self, PortsError};
@@ -61,6 +62,12 @@ pub(super) struct Arguments {
     /// Do not find out what is behind an open port (otherwise: one banner, page title or certificate)
     #[arg(long)]
     no_identify: bool,
+    /// A TOML file of [[payload]] entries: what UDP probes say, before the built-in ones
+    #[arg(long, value_name = "FILE")]
+    payloads: Option<PathBuf>,
+    /// Keep in FILE what is settled when the scan is interrupted, and go on from there the next time
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
     /// What to print
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -94,8 +101,18 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let now = Timestamp::now();
     let (nodes, unresolved) = nodes_of(&arguments.targets).await;
     let expectations = expectations(&arguments, nodes.iter().map(|(name, _)| name), now)?;
-    let plan = plan(&arguments, nodes, &expectations);
+    let payloads = check::payloads(arguments.payloads.as_deref())?;
+    let mut plan = plan(&arguments, nodes, &expectations, payloads);
+    if let Some(path) = &arguments.resume {
+        resume::load(path, &mut plan).hint(format!("rm {} begins anew", path.display()))?;
+    }
     let sweep = watched_sweep(&plan).await?;
+    if let Some(path) = &arguments.resume {
+        resume::save(path, &plan, &sweep)?;
+    }
+    if sweep.interrupted {
+        tracing::warn!("interrupted: what was not asked is unknown");
+    }
     for note in &sweep.notes {
         tracing::warn!("{note}");
     }
@@ -208,7 +225,12 @@ fn show(scan: &Scan, output: Output) -> io::Result<()> {
     out.flush()
 }
 
-fn plan(arguments: &Arguments, nodes: Vec<(Name, Vec<std::net::IpAddr>)>, expectations: &[Expectation]) -> Plan {
+fn plan(
+    arguments: &Arguments,
+    nodes: Vec<(Name, Vec<std::net::IpAddr>)>,
+    expectations: &[Expectation],
+    payloads: Payloads,
+) -> Plan {
     let ports = ports(arguments);
     let planned = |((name, addresses), expected): ((Name, _), &Expectation)| PlannedNode {
         name,
@@ -223,7 +245,8 @@ fn plan(arguments: &Arguments, nodes: Vec<(Name, Vec<std::net::IpAddr>)>, expect
         rate: rate.unwrap_or(config::RATE),
         rate_per_node: rate_per_node.or(rate).unwrap_or(config::RATE_PER_NODE),
         identify: !arguments.no_identify,
-        payloads: Payloads::builtin(),
+        payloads,
+        known: BTreeMap::new(),
     }
 }
 

@@ -203,6 +203,15 @@ impl Progress {
         self.answered.len() == self.lane.ports.len() as u64
     }
 
+    /// Ports that refused.
+    pub(super) fn closed(&self) -> Vec<u16> {
+        let mut closed = &self.answered - &self.open;
+        if let Some((unasked, _)) = &self.unasked {
+            closed -= unasked;
+        }
+        closed.iter().filter_map(|port| u16::try_from(port).ok()).collect()
+    }
+
     /// Ports that have not answered, and what their silence means.
     pub(super) fn leftovers(&self) -> Vec<Leftover> {
         let silent = |port: &u16| !self.answered.contains(u32::from(*port));

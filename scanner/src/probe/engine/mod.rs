@@ -200,6 +200,27 @@ impl Engine {
             .flat_map(|(index, lane)| lane.leftovers().into_iter().map(move |left| (index, left)))
     }
 
+    /// Ports of lane `index` that refused.
+    pub fn closed(&self, index: usize) -> Vec<u16> {
+        self.lanes[index].closed()
+    }
+
+    /// Ports of lane `index` that were asked often enough, and kept silent.
+    pub fn silent_for_sure(&self, index: usize) -> Vec<u16> {
+        let sure = self.lanes[index].leftovers().into_iter().filter(|left| left.unknown.is_none());
+        sure.flat_map(|left| left.ports).collect()
+    }
+
+    /// Number of lanes.
+    pub fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Whether there is nothing to ask.
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
     /// The lanes, by number.
     pub fn lane(&self, index: usize) -> &Lane {
         &self.lanes[index].lane

@@ -40,7 +40,7 @@ fn twelve(seed: u64) -> BTreeSet<u16> {
 
 /// Sweeps one host; the network and what was made of it.
 fn sweep(seed: u64, links: Links, host: Host) -> (Verdicts, u64) {
-    let mut network = Network::new(seed, links, [(address(seed.to_le_bytes()[0]), host)]);
+    let mut network = Network::new(Instant::now(), seed, links, [(address(seed.to_le_bytes()[0]), host)]);
     let verdicts = network.sweep(&ports(), RATE);
     (verdicts, network.syns)
 }
@@ -158,7 +158,7 @@ fn a_proxy_that_answers_everything_is_seen_answering_everything() {
 #[test]
 fn many_nodes_are_asked_side_by_side() {
     let hosts = (0..16).map(|number| (address(number), Host::new(Shut::Silent, twelve(number.into()))));
-    let mut network = Network::new(12, Links { loss: 0.01, ..FAR }, hosts);
+    let mut network = Network::new(Instant::now(), 12, Links { loss: 0.01, ..FAR }, hosts);
     let verdicts = network.sweep(&ports(), RATE);
     assert_eq!(verdicts.unknown, []);
     for number in 0..16 {
