@@ -13,7 +13,7 @@ use super::SweepError;
 use super::found::{By, Driven, Notice};
 use super::lanes::random;
 use crate::net::Way;
-use crate::net::raw::{BATCH, Capture, Frame, Sender, SourcePorts};
+use crate::net::raw::{self, BATCH, Capture, Frame, Sender, SourcePorts};
 use crate::probe::{Cookie, Engine, Lane, Limits, Probe, SynStep, SynSweep, is_shortage, reason};
 
 /// Shorter waits are slept through: to be woken for every single answer costs more than it gains.
@@ -47,14 +47,15 @@ impl SynDriver {
     /// Whether this user may send and capture packets at all.
     pub(super) fn check() -> Result<(), SweepError> {
         let ports = SourcePorts::reserve(0)?;
-        Capture::open(ports.first())?;
+        Capture::open(ports.first(), true, false)?;
         Ok(())
     }
 
     fn open(lanes: &[Lane], ways: Vec<Way>, limits: Limits) -> Result<Self, SweepError> {
         let [choice, ..] = random()?.to_le_bytes();
         let ports = SourcePorts::reserve(choice.into())?;
-        let capture = Capture::open(ports.first())?;
+        let has = |v6: bool| lanes.iter().any(|lane| lane.address.is_ipv6() == v6);
+        let capture = Capture::open(ports.first(), has(false), has(true))?;
         let mut links = BTreeMap::new();
         for way in &ways {
             if let Entry::Vacant(vacant) = links.entry(way.interface) {
@@ -90,7 +91,9 @@ impl SynDriver {
             }
         }
         self.count_drops(&mut notice);
-        notice.end(self.sweep.into_engine())
+        let Self { sweep, capture, links, .. } = self;
+        raw::close(capture, links.into_values().map(|link| link.sender));
+        notice.end(sweep.into_engine())
     }
 
     fn receive(&mut self, now: Instant, notice: &mut Notice) {
@@ -165,7 +168,8 @@ impl SynDriver {
             thread::sleep(pause);
             return;
         }
-        let mut descriptors = self.capture.descriptors().map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
+        let mut descriptors: Vec<_> =
+            self.capture.descriptors().map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN)).collect();
         // Rounded down, and at most some seconds: the loop comes round often enough to be stopped.
         let milliseconds = u8::try_from(pause.as_millis()).unwrap_or(u8::MAX);
         if let Err(error) = poll(&mut descriptors, PollTimeout::from(milliseconds)) {

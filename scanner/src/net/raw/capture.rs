@@ -21,15 +21,20 @@ const LONGEST: usize = 256;
 /// need not come back the way the probe went.
 #[derive(Debug)]
 pub struct Capture {
-    sockets: [Socket; 2],
+    sockets: Vec<Socket>,
 }
 
 impl Capture {
-    /// Captures what comes to the block of source ports that starts at `first`, of both families.
-    pub fn open(first: u16) -> Result<Self, RawError> {
-        let ipv4 = socket(ETH_P_IP, &filter::ipv4(first))?;
-        let ipv6 = socket(ETH_P_IPV6, &filter::ipv6(first))?;
-        Ok(Self { sockets: [ipv4, ipv6] })
+    /// Captures what comes to the block of source ports that starts at `first`, of the families wanted.
+    pub fn open(first: u16, ipv4: bool, ipv6: bool) -> Result<Self, RawError> {
+        let mut sockets = Vec::new();
+        if ipv4 {
+            sockets.push(socket(ETH_P_IP, &filter::ipv4(first))?);
+        }
+        if ipv6 {
+            sockets.push(socket(ETH_P_IPV6, &filter::ipv6(first))?);
+        }
+        Ok(Self { sockets })
     }
 
     /// Hands every waiting packet, from its network header on, to `each`; does not wait for more.
@@ -73,8 +78,12 @@ impl Capture {
     }
 
     /// Readable when a packet waits.
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
-        self.sockets.each_ref().map(|socket| socket.as_fd())
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(|socket| socket.as_fd())
+    }
+
+    pub(super) fn into_sockets(self) -> Vec<Socket> {
+        self.sockets
     }
 }
 

@@ -73,6 +73,10 @@ impl Sender {
         Ok(Self { socket })
     }
 
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// Sends `frames` in order and returns how many left before the kernel had no room.
     pub fn send(&self, frames: &[Frame]) -> io::Result<usize> {
         let mut sent = 0;
