@@ -5,7 +5,7 @@ set -eu
 # command:package
 needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack
         dockerd:docker.io docker:docker.io containerd:containerd runc:runc ps:procps tcpdump:tcpdump
-        nsenter:util-linux cc:gcc make:make'
+        nsenter:util-linux cc:gcc make:make nmap:nmap socat:socat ethtool:ethtool'
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=

@@ -14,4 +14,5 @@ mod reinsert;
 mod revert;
 mod second_writer;
 mod sessions;
+mod syn_scan;
 mod trust;
