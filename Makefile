@@ -2,7 +2,7 @@
 # network namespaces are: demo, test, test-swarm, bench.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm bench lint build install
+.PHONY: demo test test-swarm bench fuzz lint build install
 
 demo: install build
 	target/debug/deadlight-demo
@@ -15,8 +15,16 @@ test-swarm:
 	@echo "not yet: the suite on a real multi-node swarm comes with its own issue; a real dockerd in swarm mode is part of 'make test'"
 
 bench: install
+	@command -v masscan >/dev/null || apt-get install -y --no-install-recommends masscan
 	cargo build --workspace --release
 	target/release/deadlight-bench
+
+# Minutes on each target; needs clang. The flags of the fuzzer are for nightly compilers only.
+fuzz: MINUTES ?= 1
+fuzz:
+	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	cd tests/fuzz && for target in answer payloads; do \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . $$target -- -max_total_time=$$((60 * $(MINUTES))) || exit 1; done
 
 lint:
 	cargo fmt --all --check

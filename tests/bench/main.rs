@@ -18,6 +18,9 @@ fn main() -> Result<()> {
         println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
         order::measure()?;
     }
+    if words.is_empty() || words.iter().any(|word| word == "limits") {
+        scan::limits::measure()?;
+    }
     let runs = std::env::var("DEADLIGHT_BENCH_RUNS").map_or(Ok(RUNS), |runs| runs.parse())?;
     scan::measure(runs, &words)
 }

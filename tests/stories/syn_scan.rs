@@ -170,9 +170,24 @@ fn a_tunnel_without_link_header_is_scanned() -> Result<()> {
         })?;
     }
     let _service = Server::tcp(&there, SocketAddr::from(([0, 0, 0, 0], 8_080)))?;
-    let ended = scan(&here, V4, &["--method", "syn", "--ports", "8000-8100", "--rate", "1000"])?.expect_code(1)?;
+    let ended = scan(&here, V4, &["--method", "syn", "--ports", "8000-8100"])?.expect_code(1)?;
     ensure!(!ended.stderr.contains("asked by connect"), "{ended:?}");
     ensure!(listed(&document(&ended)?, "open") == [8_080], "{ended:?}");
+    Ok(())
+}
+
+/// Many addresses without a host are looked for at once, and are unknown: nobody was asked.
+#[test]
+fn addresses_without_a_host_are_unknown() -> Result<()> {
+    let wire = Wire::new()?;
+    let _services = serve(&wire.node, V4)?;
+    let words = ["scan", "198.51.100.8/29", "2001:db8:51::10/126", "--ports", "22,81", "--output", "json"];
+    let ended = finish(scanner(&wire.inet)?.args(words))?.expect_code(1)?;
+    let document = document(&ended)?;
+    ensure!(listed(&document, "open") == [22] && document["summary"]["closed"] == 3, "{ended:?}");
+    // Of 6 and 4 host addresses two have a host; one of them serves port 22.
+    ensure!(document["summary"]["unknown"] == 2 * (6 + 4 - 2), "{ended:?}");
+    ensure!(ended.stdout.contains("does not say its link address"), "{ended:?}");
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The way to an address, as the kernel would take it: source address, interface, next hop.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -62,6 +62,14 @@ pub struct Ways {
 }
 
 #[derive(Debug, Clone, Copy)]
+struct Route {
+    interface: u32,
+    hop: IpAddr,
+    source: IpAddr,
+    link: Link,
+}
+
+#[derive(Debug, Clone, Copy)]
 enum Link {
     /// With our own address.
     Ethernet([u8; 6]),
@@ -78,17 +86,26 @@ impl Ways {
         Ok(Self { handle, links: HashMap::new(), neighbours: HashMap::new() })
     }
 
-    /// The way to `target`. Where the next hop is not known yet, the kernel is made to look for it by
-    /// one connection attempt to `port`.
-    pub async fn to(&mut self, target: IpAddr, port: Port) -> Result<Way, NoWay> {
-        let (interface, hop, source) = self.route(target).await?;
-        let header = match self.link(interface).await? {
+    /// The way to each of `targets`. Where the next hop is not known yet, the kernel is made to look for
+    /// it by one connection attempt to the port; all of them are looked for at once.
+    pub async fn to_all(&mut self, targets: &[(IpAddr, Port)]) -> Vec<Result<Way, NoWay>> {
+        let mut routes = Vec::new();
+        for (target, _) in targets {
+            routes.push(self.route(*target).await);
+        }
+        self.find_neighbours(targets, &routes).await;
+        routes.into_iter().zip(targets).map(|(route, (target, _))| self.way(*target, route?)).collect()
+    }
+
+    fn way(&self, target: IpAddr, route: Route) -> Result<Way, NoWay> {
+        let Route { interface, hop, source, link } = route;
+        let header = match link {
             Link::Other => return Err(NoWay::Link(interface)),
             Link::Bare => None,
             Link::Ethernet(own) => {
-                let next = self.neighbour(interface, hop, (target, port)).await?;
+                let next = self.neighbours.get(&(interface, hop)).ok_or(NoWay::Neighbour(hop))?;
                 let mut header = [0; 14];
-                header[..6].copy_from_slice(&next);
+                header[..6].copy_from_slice(next);
                 header[6..12].copy_from_slice(&own);
                 header[12..].copy_from_slice(&ETHERNET[usize::from(target.is_ipv6())]);
                 Some(header)
@@ -98,7 +115,7 @@ impl Ways {
     }
 
     /// Interface, next hop and source address.
-    async fn route(&self, target: IpAddr) -> Result<(u32, IpAddr, IpAddr), NoWay> {
+    async fn route(&mut self, target: IpAddr) -> Result<Route, NoWay> {
         let request = match target {
             IpAddr::V4(target) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(target, 32).build(),
             IpAddr::V6(target) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(target, 128).build(),
@@ -126,7 +143,8 @@ impl Ways {
                 _ => {}
             }
         }
-        interface.zip(source).map(|(interface, source)| (interface, hop, source)).ok_or(NoWay::Route)
+        let (interface, source) = interface.zip(source).ok_or(NoWay::Route)?;
+        Ok(Route { interface, hop, source, link: self.link(interface).await? })
     }
 
     async fn link(&mut self, interface: u32) -> Result<Link, NoWay> {
@@ -148,25 +166,31 @@ impl Ways {
         Ok(link)
     }
 
-    /// The link address of `hop`, from the kernel's table.
-    async fn neighbour(&mut self, interface: u32, hop: IpAddr, target: (IpAddr, Port)) -> Result<[u8; 6], NoWay> {
-        if let Some(known) = self.neighbours.get(&(interface, hop)) {
-            return Ok(*known);
+    /// Fills in the link addresses of all next hops that say theirs in time.
+    async fn find_neighbours(&mut self, targets: &[(IpAddr, Port)], routes: &[Result<Route, NoWay>]) {
+        let mut missing = BTreeMap::new();
+        for (route, target) in routes.iter().zip(targets) {
+            if let Ok(Route { interface, hop, link: Link::Ethernet(_), .. }) = route {
+                missing.insert((*interface, *hop), *target);
+            }
         }
         let began = Instant::now();
         let mut searched = false;
-        loop {
-            self.read_neighbours().await?;
-            match self.neighbours.get(&(interface, hop)) {
-                Some(known) => return Ok(*known),
-                None if began.elapsed() > NEIGHBOUR_LIMIT => return Err(NoWay::Neighbour(hop)),
-                None if !searched => {
-                    let (address, port) = target;
-                    // Whatever comes of it: the kernel has to find the next hop to send it.
-                    let _asked = super::ask(address, port, &[], Duration::ZERO).await;
+        while !missing.is_empty() && began.elapsed() < NEIGHBOUR_LIMIT {
+            if let Err(error) = self.read_neighbours().await {
+                tracing::warn!("{}", deadlight_shared::hint::render(&error));
+                return;
+            }
+            missing.retain(|hop, _| !self.neighbours.contains_key(hop));
+            match searched {
+                true => tokio::time::sleep(NEIGHBOUR_POLL).await,
+                false => {
+                    for (address, port) in missing.values() {
+                        // Whatever comes of it: the kernel has to find the next hop to send it.
+                        let _asked = super::ask(*address, *port, &[], Duration::ZERO).await;
+                    }
                     searched = true;
                 }
-                None => tokio::time::sleep(NEIGHBOUR_POLL).await,
             }
         }
     }

@@ -9,8 +9,7 @@ use deadlight_shared::{Port, PortSet, Protocol};
 use super::seen::Seen;
 use super::syn::SynDriver;
 use super::{Method, Plan, SweepError};
-use crate::net::raw::RawError;
-use crate::net::{self, Way, Ways};
+use crate::net::{self, NoWay, Way, Ways};
 use crate::probe::{Cost, Engine, Lane, Limits};
 
 /// The slowest rate of a part of the sweep that runs beside a larger one.
@@ -64,8 +63,9 @@ pub(super) async fn prepare(plan: &Plan, seen: &mut Seen<'_>) -> Result<Lanes, S
         true => None,
         false => match SynDriver::new(syn, limits(rates.syn, Cost::Packet)) {
             Ok(driver) => Some(driver),
-            Err((lanes, SweepError::Syn(RawError::Forbidden))) if plan.method == Method::Auto => {
-                seen.note("TCP is asked by connect: a SYN scan needs root or CAP_NET_RAW".to_owned());
+            Err((lanes, SweepError::Syn(error))) if plan.method == Method::Auto => {
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                seen.note(format!("TCP is asked by connect: {error}{cause}"));
                 sockets.extend(lanes);
                 None
             }
@@ -88,11 +88,13 @@ async fn ways(lanes: Vec<Lane>, seen: &mut Seen<'_>) -> (Vec<(Lane, Way)>, Vec<L
             return (found, lanes);
         }
     };
-    for lane in lanes {
-        let first = lane.ports.first().and_then(|port| Port::new(Protocol::Tcp, *port));
-        let Some(port) = first else { continue };
-        match ways.to(lane.address, port).await {
+    let first = |lane: &Lane| Some((lane.address, Port::new(Protocol::Tcp, *lane.ports.first()?)?));
+    let targets: Vec<_> = lanes.iter().filter_map(first).collect();
+    for (lane, way) in lanes.into_iter().zip(ways.to_all(&targets).await) {
+        match way {
             Ok(way) => found.push((lane, way)),
+            // Nor could the kernel reach it.
+            Err(error @ NoWay::Neighbour(_)) => seen.unreached(&lane, error.to_string()),
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
                 seen.note(format!("{} is asked by connect: {error}{cause}", lane.address));

@@ -76,6 +76,14 @@ impl<'a> Seen<'a> {
         self.unasked.push(Unasked { node, address, reason, ports, attempts: 0 });
     }
 
+    /// A lane whose next hop is silent: none of its ports can be asked.
+    pub(super) fn unreached(&mut self, lane: &Lane, reason: String) {
+        let ports: PortSet = lane.ports.iter().filter_map(|port| Port::new(lane.protocol, *port)).collect();
+        self.tally.count(PortState::Unknown, ports.len() as u64);
+        let (node, address) = (self.nodes[lane.node].name.clone(), lane.address);
+        self.unasked.push(Unasked { node, address, reason, ports, attempts: 0 });
+    }
+
     /// What the reader should know about how it was asked.
     pub(super) fn note(&mut self, note: String) {
         self.notes.push(note);

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// A run that takes longer is stopped.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(30);
 const FAR: Weather = Weather { delay: Duration::from_millis(20), loss: 0.01, seed: 7 };
 
 struct Case {
@@ -41,7 +41,12 @@ fn cases() -> Vec<Case> {
         udp: false,
         programs: [peers(500_000), vec![DeadlightConnect(50_000), NmapConnect]].concat(),
     };
-    let filtered = |name| Case { name, shut: Shut::Drop, programs: peers(100_000), ..Case { ..one_like(&one) } };
+    let filtered = |name| Case {
+        name,
+        shut: Shut::Drop,
+        programs: vec![Deadlight(100_000), Nmap(10_000), RustScan],
+        ..one_like(&one)
+    };
     let many = |name| Case { nodes: 16, ports: "1-1000", ..filtered(name) };
     vec![
         Case {
@@ -50,7 +55,7 @@ fn cases() -> Vec<Case> {
             programs: vec![Deadlight(500_000), Nmap(10_000)],
             ..one_like(&one)
         },
-        filtered("filtered node"),
+        Case { programs: peers(100_000), ..filtered("filtered node") },
         Case {
             v6: true,
             programs: vec![Deadlight(100_000), Nmap(10_000), RustScan],

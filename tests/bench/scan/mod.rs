@@ -2,6 +2,7 @@
 
 mod cases;
 mod lab;
+pub(crate) mod limits;
 mod measure;
 mod programs;
 mod services;
