@@ -22,13 +22,20 @@ pub struct Ending {
     pub unknown: u64,
     /// Addresses whose control port did not answer.
     pub blind: Vec<(Name, IpAddr)>,
+    /// Addresses that answer where nothing can be: what is open there is not known.
+    pub liars: usize,
 }
 
 /// Sums up a round over the nodes of `config`.
 pub fn ending(config: &Config, sweep: &Sweep, assessment: &Assessment) -> Ending {
     let targets: BTreeSet<(&Name, IpAddr)> =
         config.nodes.iter().flat_map(|node| node.addresses.iter().map(|address| (&node.name, *address))).collect();
-    let mut ending = Ending { unknown: sweep.tally.unknown, blind: blind(config, sweep), ..Ending::default() };
+    let mut ending = Ending {
+        unknown: sweep.tally.unknown,
+        blind: blind(config, sweep),
+        liars: sweep.liars.len(),
+        ..Ending::default()
+    };
     for finding in assessment.findings.iter().filter(|finding| targets.contains(&(&finding.node, finding.address))) {
         match finding.status {
             FindingStatus::Accepted => {}
@@ -44,7 +51,7 @@ pub fn ending(config: &Config, sweep: &Sweep, assessment: &Assessment) -> Ending
 impl Ending {
     /// Whether everything was seen and everything that should be is proven closed.
     pub fn is_complete(&self) -> bool {
-        self.unproven == 0 && self.unknown == 0 && self.blind.is_empty()
+        self.unproven == 0 && self.unknown == 0 && self.blind.is_empty() && self.liars == 0
     }
 }
 
@@ -55,4 +62,23 @@ fn blind(config: &Config, sweep: &Sweep) -> Vec<(Name, IpAddr)> {
     };
     let nodes = config.nodes.iter().filter(|node| node.control_port().is_some());
     nodes.flat_map(|node| node.addresses.iter().filter(silent).map(|address| (node.name.clone(), *address))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_was_not_seen_clearly_makes_a_round_incomplete() {
+        assert!(Ending::default().is_complete());
+        let address = "192.0.2.1".parse().unwrap();
+        for doubtful in [
+            Ending { unproven: 1, ..Ending::default() },
+            Ending { unknown: 1, ..Ending::default() },
+            Ending { blind: vec![("n1".parse().unwrap(), address)], ..Ending::default() },
+            Ending { liars: 1, ..Ending::default() },
+        ] {
+            assert!(!doubtful.is_complete(), "{doubtful:?}");
+        }
+    }
 }
