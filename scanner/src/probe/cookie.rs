@@ -26,7 +26,7 @@ impl Cookie {
         Self { key, first_port }
     }
 
-    /// Source port and sequence number of probe `serial` (below [`SERIALS`]) to `port` of `address`.
+    /// Source port and sequence number of probe `serial` (below 8,160) to `port` of `address`.
     pub fn mark(&self, address: IpAddr, port: u16, serial: u16) -> (u16, u32) {
         let source = self.first_port + serial % SOURCE_PORTS;
         let tag = 1 + u32::from(serial / SOURCE_PORTS);

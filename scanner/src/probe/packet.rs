@@ -10,7 +10,7 @@ use pnet::packet::ipv4::{self, Ipv4Flags, Ipv4Packet, MutableIpv4Packet};
 use pnet::packet::ipv6::{Ipv6Packet, MutableIpv6Packet};
 use pnet::packet::tcp::{self, MutableTcpPacket, TcpFlags, TcpPacket};
 
-/// The longest packet that [`Syn::write`] makes.
+/// The longest packet that is made.
 pub const LONGEST: usize = IPV6_HEADER + TCP_HEADER;
 
 const IPV4_HEADER: usize = 20;
