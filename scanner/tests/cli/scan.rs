@@ -222,6 +222,11 @@ fn an_interrupted_scan_says_so_and_goes_on_from_there() {
     assert!(!state.exists(), "a complete scan leaves no state");
     std::fs::write(&state, "{}").unwrap();
     Ended::of(scan("100000").output().unwrap()).expect(2, &["is no interrupted scan", "missing field"]);
+    for nowhere in [directory.path().join("gone/state.json"), directory.path().to_owned()] {
+        let words = ["scan", "127.0.0.1", "--ports", "1", "--resume"];
+        let ended = Ended::of(program().args(words).arg(&nowhere).output().unwrap());
+        ended.expect(2, &["failed to", "hint: name a file in a directory that you may write to"]);
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use deadlight_shared::allowlist::Subject;
-use deadlight_shared::hint::{HintExt as _, Hinted};
+use deadlight_shared::hint::Hinted;
 use deadlight_shared::{Allowlist, Name, Port, PortSet, Protocol};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -104,11 +104,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let payloads = check::payloads(arguments.payloads.as_deref())?;
     let mut plan = plan(&arguments, nodes, &expectations, payloads);
     if let Some(path) = &arguments.resume {
-        resume::load(path, &mut plan).hint(format!("rm {} begins anew", path.display()))?;
+        resume::load(path, &mut plan).map_err(resume::ResumeError::remedied)?;
     }
     let sweep = watched_sweep(&plan).await?;
     if let Some(path) = &arguments.resume {
-        resume::save(path, &plan, &sweep)?;
+        resume::save(path, &plan, &sweep).map_err(resume::ResumeError::remedied)?;
     }
     if sweep.interrupted {
         tracing::warn!("interrupted: what was not asked is unknown");

@@ -8,6 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use deadlight_shared::hint::Hinted;
 use deadlight_shared::{PortSet, file, text::printable};
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,17 @@ pub(super) enum ResumeError {
     },
 }
 
+impl ResumeError {
+    /// With what to do about it.
+    pub(super) fn remedied(self) -> Hinted {
+        let remedy = match &self {
+            Self::Malformed { path, .. } | Self::Other { path } => format!("rm {} begins anew", path.display()),
+            Self::Read { .. } | Self::Write { .. } => "name a file in a directory that you may write to".to_owned(),
+        };
+        Hinted::new(self, remedy)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
@@ -72,7 +84,7 @@ struct SavedPorts {
 pub(super) fn load(path: &Path, plan: &mut Plan) -> Result<(), ResumeError> {
     let path_buf = || path.to_owned();
     let text = match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return writable(path),
         other => other.map_err(|source| ResumeError::Read { path: path_buf(), source })?,
     };
     let malformed = |reason: String| ResumeError::Malformed { path: path_buf(), reason };
@@ -91,6 +103,16 @@ pub(super) fn load(path: &Path, plan: &mut Plan) -> Result<(), ResumeError> {
         plan.known.insert(address, Known { closed: set(&ports.closed)?, filtered: set(&ports.filtered)? });
     }
     Ok(())
+}
+
+/// Whether there is a directory to write the file to: better asked now than when the scan is interrupted.
+fn writable(path: &Path) -> Result<(), ResumeError> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match std::fs::metadata(directory) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(ResumeError::Write { path: path.to_owned(), source: io::ErrorKind::NotADirectory.into() }),
+        Err(source) => Err(ResumeError::Write { path: path.to_owned(), source }),
+    }
 }
 
 /// Keeps in the file at `path` what `sweep` has settled of `plan`; a scan that came to its end leaves none.
