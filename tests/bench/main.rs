@@ -14,6 +14,9 @@ const RUNS: usize = 5;
 fn main() -> Result<()> {
     deadlight_tests::scratch::sweep_stale()?;
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.iter().any(|word| word == "long") {
+        return scan::measure_long();
+    }
     if words.is_empty() || words.iter().any(|word| word == "order") {
         println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
         order::measure()?;

@@ -7,4 +7,4 @@ mod measure;
 mod programs;
 mod services;
 
-pub(crate) use cases::measure;
+pub(crate) use cases::{measure, measure_long};
