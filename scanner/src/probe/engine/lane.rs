@@ -151,6 +151,9 @@ impl Progress {
             // stands on the way.
             Reply::Answered => self.open.insert(number).then(|| {
                 self.answered.insert(number);
+                if let Some((unasked, _)) = &mut self.unasked {
+                    unasked.remove(number);
+                }
                 self.controls.opened(port);
                 PortState::Open
             }),
@@ -178,11 +181,12 @@ impl Progress {
         }
     }
 
-    /// Gives a port up because this host cannot ask it.
+    /// Gives a port up because this host cannot ask it. A port that has answered before keeps its state.
     pub(super) fn not_asked(&mut self, port: u16, reason: &str) {
-        let (ports, _) = self.unasked.get_or_insert_with(|| (RoaringBitmap::new(), reason.to_owned()));
-        ports.insert(u32::from(port));
-        self.answered.insert(u32::from(port));
+        if self.answered.insert(u32::from(port)) {
+            let (ports, _) = self.unasked.get_or_insert_with(|| (RoaringBitmap::new(), reason.to_owned()));
+            ports.insert(u32::from(port));
+        }
     }
 
     /// Whether there is something to do now, however long the lane meant to wait.
@@ -215,24 +219,18 @@ impl Progress {
     /// Ports that have not answered, and what their silence means.
     pub(super) fn leftovers(&self) -> Vec<Leftover> {
         let silent = |port: &u16| !self.answered.contains(u32::from(*port));
-        let (unreachable, silence): (Vec<u16>, Vec<u16>) = self
-            .lane
-            .ports
-            .iter()
-            .copied()
-            .filter(silent)
-            .partition(|port| self.unreachable.contains(u32::from(*port)));
-        let unsure = self.unsure();
-        let mut leftovers = Vec::new();
-        for (ports, unreachable) in [(unreachable, true), (silence, false)] {
-            if !ports.is_empty() {
-                leftovers.push(Leftover { ports, unreachable, attempts: self.pass, unknown: unsure.clone() });
-            }
-        }
+        let unknown = self.unsure();
+        // Where nothing follows from silence, nothing follows from what a router says about the way either.
+        let barred = |port: &u16| unknown.is_none() && self.unreachable.contains(u32::from(*port));
+        let (unreachable, silence): (Vec<u16>, Vec<u16>) =
+            self.lane.ports.iter().copied().filter(silent).partition(barred);
+        let left = |ports, unreachable| Leftover { ports, unreachable, attempts: self.pass, unknown: unknown.clone() };
+        let mut leftovers = vec![left(unreachable, true), left(silence, false)];
         if let Some((ports, reason)) = &self.unasked {
             let ports = ports.iter().filter_map(|port| u16::try_from(port).ok()).collect();
             leftovers.push(Leftover { ports, unreachable: false, attempts: 0, unknown: Some(reason.clone()) });
         }
+        leftovers.retain(|left| !left.ports.is_empty());
         leftovers
     }
 

@@ -211,17 +211,12 @@ impl Engine {
         sure.flat_map(|left| left.ports).collect()
     }
 
-    /// Number of lanes.
-    pub fn len(&self) -> usize {
-        self.lanes.len()
+    /// The lanes, in order.
+    pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter().map(|lane| &lane.lane)
     }
 
-    /// Whether there is nothing to ask.
-    pub fn is_empty(&self) -> bool {
-        self.lanes.is_empty()
-    }
-
-    /// The lanes, by number.
+    /// Lane number `index`.
     pub fn lane(&self, index: usize) -> &Lane {
         &self.lanes[index].lane
     }

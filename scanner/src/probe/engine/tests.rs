@@ -227,6 +227,22 @@ fn what_could_not_be_sent_is_asked_again_and_what_cannot_be_asked_is_unknown() {
     assert_eq!(left, [(0, Leftover { ports: vec![second.port], unreachable: false, attempts: 0, unknown })]);
 }
 
+/// A control that could not leave, and an answer that came after its port was given up.
+#[test]
+fn a_port_is_counted_once_whatever_this_host_runs_into() {
+    let mut engine = engine(vec![lane(0, 1, &[80, 443])], 1_000_000, 1_000_000);
+    let now = Instant::now();
+    let (Step::Ask(first), Step::Ask(second)) = (engine.next(now), engine.next(now)) else { panic!() };
+    assert_eq!(engine.heard(0, first.port, first.serial, Reply::Answered, now), Some((PortState::Open, 1)));
+    let Step::Ask(control) = engine.next(now) else { panic!() };
+    assert!(control.is_control());
+    engine.not_asked(control, "network is unreachable", now);
+    engine.not_asked(second, "network is unreachable", now);
+    assert_eq!(engine.heard(0, second.port, second.serial, Reply::Answered, now), Some((PortState::Open, 1)));
+    assert_eq!(engine.next(now), Step::Done);
+    assert_eq!(engine.leftovers().collect::<Vec<_>>(), []);
+}
+
 #[test]
 fn a_handshake_beats_a_refusal_but_not_the_other_way_round() {
     let mut engine = engine(vec![lane(0, 1, &[80, 443])], 1_000_000, 1_000_000);
