@@ -43,15 +43,18 @@ impl Error for Hinted {
 
 /// The whole chain on one line, then every hint of the chain on a line of its own.
 pub fn render(error: &(dyn Error + 'static)) -> String {
-    let mut causes = Vec::new();
-    let mut hints = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        causes.push(error.to_string());
-        hints.extend(error.downcast_ref::<Hinted>().map(|hinted| format!("\nhint: {}", hinted.hint)));
-        next = error.source();
-    }
-    format!("error: {}{}", causes.join(": "), hints.concat())
+    let hinted = errors(error).filter_map(|error| error.downcast_ref::<Hinted>());
+    let hints: String = hinted.map(|hinted| format!("\nhint: {}", hinted.hint)).collect();
+    format!("error: {}{hints}", causes(error))
+}
+
+/// The whole chain on one line.
+pub fn causes(error: &(dyn Error + 'static)) -> String {
+    errors(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 #[cfg(test)]

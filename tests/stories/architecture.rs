@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 19] = [
+const PURE: [&str; 20] = [
     "shared/src/allowlist.rs",
     "shared/src/finding.rs",
     "shared/src/identity.rs",
@@ -22,6 +22,7 @@ const PURE: [&str; 19] = [
     "shared/src/port_set.rs",
     "shared/src/text.rs",
     "shared/src/wire",
+    "scanner/src/identify/describe.rs",
     "scanner/src/probe",
     "scanner/src/assess",
     "scanner/src/prove",

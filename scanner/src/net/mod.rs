@@ -19,7 +19,7 @@ use crate::probe::{Outcome, failed_here};
 
 pub use limits::in_flight_limit;
 pub use resolve::{ResolveError, check_route, resolve};
-pub use way::{NoWay, Way, Ways};
+pub use way::{NoWay, Route, Way, Ways};
 
 /// One question and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use deadlight_shared::Port;
+use deadlight_shared::hint::causes;
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
@@ -61,8 +62,9 @@ pub struct Ways {
     neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
 }
 
+/// What the kernel says about the direction of an address.
 #[derive(Debug, Clone, Copy)]
-struct Route {
+pub struct Route {
     interface: u32,
     hop: IpAddr,
     source: IpAddr,
@@ -86,13 +88,22 @@ impl Ways {
         Ok(Self { handle, links: HashMap::new(), neighbours: HashMap::new() })
     }
 
-    /// The way to each of `targets`. Where the next hop is not known yet, the kernel is made to look for
-    /// it by one connection attempt to the port; all of them are looked for at once.
-    pub async fn to_all(&mut self, targets: &[(IpAddr, Port)]) -> Vec<Result<Way, NoWay>> {
+    /// The route to each of `targets`. Sends nothing to anyone but the kernel.
+    pub async fn routes(&mut self, targets: &[(IpAddr, Port)]) -> Vec<Result<Route, NoWay>> {
         let mut routes = Vec::new();
         for (target, _) in targets {
             routes.push(self.route(*target).await);
         }
+        routes
+    }
+
+    /// The way to each of `targets` along its route. Where the next hop is not known yet, the kernel is
+    /// made to look for it by one connection attempt to the port; all of them are looked for at once.
+    pub async fn along(
+        &mut self,
+        routes: Vec<Result<Route, NoWay>>,
+        targets: &[(IpAddr, Port)],
+    ) -> Vec<Result<Way, NoWay>> {
         self.find_neighbours(targets, &routes).await;
         routes.into_iter().zip(targets).map(|(route, (target, _))| self.way(*target, route?)).collect()
     }
@@ -176,22 +187,22 @@ impl Ways {
         }
         let began = Instant::now();
         let mut searched = false;
-        while !missing.is_empty() && began.elapsed() < NEIGHBOUR_LIMIT {
+        loop {
             if let Err(error) = self.read_neighbours().await {
-                tracing::warn!("{}", deadlight_shared::hint::render(&error));
+                tracing::warn!("{}", causes(&error));
                 return;
             }
             missing.retain(|hop, _| !self.neighbours.contains_key(hop));
-            match searched {
-                true => tokio::time::sleep(NEIGHBOUR_POLL).await,
-                false => {
-                    for (address, port) in missing.values() {
-                        // Whatever comes of it: the kernel has to find the next hop to send it.
-                        let _asked = super::ask(*address, *port, &[], Duration::ZERO).await;
-                    }
-                    searched = true;
+            if missing.is_empty() || began.elapsed() > NEIGHBOUR_LIMIT {
+                return;
+            }
+            if !std::mem::replace(&mut searched, true) {
+                for (address, port) in missing.values() {
+                    // Whatever comes of it: the kernel has to find the next hop to send it.
+                    let _asked = super::ask(*address, *port, &[], Duration::ZERO).await;
                 }
             }
+            tokio::time::sleep(NEIGHBOUR_POLL).await;
         }
     }
 

@@ -32,14 +32,13 @@ const SAMPLE: usize = 8;
 /// Looks again at what comes in, until nothing more can come.
 pub(super) async fn confirm(plan: &Plan, mut found: UnboundedReceiver<Found>, seen: &mut Seen<'_>) {
     let mut open: HashMap<IpAddr, usize> = HashMap::new();
-    let (mut queue, mut alone) = (VecDeque::new(), Vec::new());
+    let (mut queue, mut alone) = (VecDeque::<Found>::new(), Vec::new());
     let mut looking: JoinSet<(Found, Looked)> = JoinSet::new();
     let mut ended = false;
     loop {
         while looking.len() < AT_ONCE
             && let Some(next) = queue.pop_front()
         {
-            let next: Found = next;
             match open.get(&next.address).is_some_and(|count| *count > MOST_OPEN) {
                 true => keep(seen, &next, None),
                 false => drop(looking.spawn(second_look(next, plan.identify))),

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use deadlight_shared::hint::causes;
 use deadlight_shared::{Port, PortSet, Protocol};
 
 use super::seen::Seen;
-use super::syn::SynDriver;
+use super::syn::{Sockets, SynDriver};
 use super::{Method, Plan, SweepError};
 use crate::net::{self, NoWay, Way, Ways};
 use crate::probe::{Cost, Engine, Lane, Limits};
@@ -50,27 +51,16 @@ pub(super) async fn prepare(plan: &Plan, seen: &mut Seen<'_>) -> Result<Lanes, S
             }
         }
     }
-    let (syn, by_connect) = match plan.method {
-        Method::Connect => (Vec::new(), tcp),
-        Method::Auto | Method::Syn => ways(tcp, seen).await,
+    let (packets, by_connect) = match plan.method {
+        Method::Connect => (None, tcp),
+        Method::Auto | Method::Syn => by_packets(plan, tcp, seen).await?,
     };
-    if plan.method == Method::Syn && syn.is_empty() {
-        SynDriver::check()?;
-    }
-    let rates = Rates::new(plan, &syn, &sockets, &by_connect);
+    let syn = packets.as_ref().map_or(&[][..], |(_, lanes)| lanes);
+    let rates = Rates::new(plan, syn, &sockets, &by_connect);
     let limits = |rate, cost| Limits { rate, rate_per_node: plan.rate_per_node, cost };
-    let driver = match syn.is_empty() {
-        true => None,
-        false => match SynDriver::new(syn, limits(rates.syn, Cost::Packet)) {
-            Ok(driver) => Some(driver),
-            Err((lanes, SweepError::Syn(error))) if plan.method == Method::Auto => {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-                seen.note(format!("TCP is asked by connect: {error}{cause}"));
-                sockets.extend(lanes);
-                None
-            }
-            Err((_, error)) => return Err(error),
-        },
+    let driver = match packets {
+        None => None,
+        Some((opened, lanes)) => Some(SynDriver::new(opened, lanes, limits(rates.syn, Cost::Packet))?),
     };
     sockets.extend(by_connect);
     let rate = if driver.is_some() { rates.sockets } else { plan.rate };
@@ -78,31 +68,62 @@ pub(super) async fn prepare(plan: &Plan, seen: &mut Seen<'_>) -> Result<Lanes, S
     Ok(Lanes { syn: driver, sockets: engine })
 }
 
-/// Lanes with the way to each, and those for which only the kernel knows one.
-async fn ways(lanes: Vec<Lane>, seen: &mut Seen<'_>) -> (Vec<(Lane, Way)>, Vec<Lane>) {
-    let (mut found, mut others) = (Vec::new(), Vec::new());
+/// Sockets for packets with the lanes that can be asked by them, and the lanes that only the kernel can
+/// ask. Nothing is sent before it is known that packets may be.
+async fn by_packets(
+    plan: &Plan,
+    lanes: Vec<Lane>,
+    seen: &mut Seen<'_>,
+) -> Result<(Option<(Sockets, Vec<(Lane, Way)>)>, Vec<Lane>), SweepError> {
+    let opened = match Sockets::open(&lanes) {
+        Ok(opened) => Ok(opened),
+        Err(SweepError::Syn(error)) if plan.method == Method::Auto => Err(error),
+        Err(error) => return Err(error),
+    };
     let mut ways = match Ways::new() {
         Ok(ways) => ways,
         Err(error) => {
             seen.note(format!("TCP is asked by connect: failed to open a netlink socket: {error}"));
-            return (found, lanes);
+            return Ok((None, lanes));
         }
     };
     let first = |lane: &Lane| Some((lane.address, Port::new(Protocol::Tcp, *lane.ports.first()?)?));
     let targets: Vec<_> = lanes.iter().filter_map(first).collect();
-    for (lane, way) in lanes.into_iter().zip(ways.to_all(&targets).await) {
+    let routes = ways.routes(&targets).await;
+    let (mut found, mut others) = (Vec::new(), Vec::new());
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            if routes.iter().any(Result::is_ok) {
+                seen.note(format!("TCP is asked by connect: {}", causes(&error)));
+            }
+            for (lane, route) in lanes.into_iter().zip(routes) {
+                if let Err(error) = route {
+                    seen.note(format!("{} is asked by connect: {}", lane.address, causes(&error)));
+                }
+                others.push(lane);
+            }
+            return Ok((None, others));
+        }
+    };
+    for (lane, way) in lanes.into_iter().zip(ways.along(routes, &targets).await) {
         match way {
             Ok(way) => found.push((lane, way)),
             // Nor could the kernel reach it.
             Err(error @ NoWay::Neighbour(_)) => seen.unreached(&lane, error.to_string()),
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-                seen.note(format!("{} is asked by connect: {error}{cause}", lane.address));
+                seen.note(format!("{} is asked by connect: {}", lane.address, causes(&error)));
                 others.push(lane);
             }
         }
     }
-    (found, others)
+    match found.is_empty() {
+        true => {
+            opened.close();
+            Ok((None, others))
+        }
+        false => Ok((Some((opened, found)), others)),
+    }
 }
 
 /// Port numbers of one protocol; nodes with the same ports share them.

@@ -165,6 +165,14 @@ pub enum SweepError {
 }
 
 impl Unasked {
+    /// Why nothing is known, as the end of a sentence about the ports.
+    pub fn why(&self) -> String {
+        match self.attempts {
+            0 => format!("could not be asked: {}", self.reason),
+            _ => self.reason.clone(),
+        }
+    }
+
     /// One observation for each of the ports.
     pub fn observations(&self) -> impl Iterator<Item = Observation> + '_ {
         let evidence = match self.attempts {

@@ -139,9 +139,10 @@ fn fill<'a>(
                         window.sent(question, now);
                         let (Question::Control(port) | Question::Proof(_, port)) = question;
                         let (address, attempt) = (rescan.address, Attempt { question, sent: now });
-                        let payload = payloads.of(port.number.get(), 1).to_vec();
+                        let payloads = payloads.clone();
                         asking.spawn(async move {
-                            (index, attempt, net::ask(address, port, &payload, ATTEMPT_LIMIT).await)
+                            let payload = payloads.of(port.number.get(), 1);
+                            (index, attempt, net::ask(address, port, payload, ATTEMPT_LIMIT).await)
                         });
                         continue;
                     }

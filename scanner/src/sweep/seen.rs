@@ -54,8 +54,7 @@ impl<'a> Seen<'a> {
 
     /// Keeps what `engine` has settled, for a sweep that goes on from here.
     pub(super) fn settle(&mut self, engine: &Engine) {
-        for index in 0..engine.len() {
-            let lane = engine.lane(index);
+        for (index, lane) in engine.lanes().enumerate() {
             let watched = &self.nodes[lane.node].watched;
             let of_lane = |ports: Vec<u16>| -> PortSet {
                 let ports = ports.into_iter().filter_map(|port| Port::new(lane.protocol, port));

@@ -72,9 +72,12 @@ impl Driver {
                 continue;
             };
             let (address, attempt) = (lane.address, probe.attempt());
-            let payload = payloads.of(probe.port, attempt).to_vec();
+            let payloads = payloads.clone();
             self.notice.asked(probe);
-            asking.spawn(async move { (probe, net::ask(address, port, &payload, probe.limit).await.outcome) });
+            asking.spawn(async move {
+                let payload = payloads.of(probe.port, attempt);
+                (probe, net::ask(address, port, payload, probe.limit).await.outcome)
+            });
         }
     }
 

@@ -21,6 +21,12 @@ const NAP: Duration = Duration::from_millis(1);
 /// From one look at the number of dropped packets to the next.
 const COUNT_DROPS: Duration = Duration::from_millis(100);
 
+/// The sockets that all lanes share; whoever has them may send and capture packets.
+pub(super) struct Sockets {
+    ports: SourcePorts,
+    capture: Capture,
+}
+
 pub(super) struct SynDriver {
     sweep: SynSweep,
     ways: Vec<Way>,
@@ -31,41 +37,43 @@ pub(super) struct SynDriver {
 
 struct Link {
     sender: Sender,
-    waiting: Vec<(Probe, Frame)>,
+    probes: Vec<Probe>,
+    frames: Vec<Frame>,
+}
+
+impl Sockets {
+    /// Opens them for the families of `lanes`.
+    pub(super) fn open(lanes: &[Lane]) -> Result<Self, SweepError> {
+        let [choice, ..] = random()?.to_le_bytes();
+        let ports = SourcePorts::reserve(choice.into())?;
+        let v6 = lanes.iter().any(|lane| lane.address.is_ipv6());
+        let v4 = lanes.is_empty() || lanes.iter().any(|lane| lane.address.is_ipv4());
+        let capture = Capture::open(ports.first(), v4, v6)?;
+        Ok(Self { ports, capture })
+    }
+
+    /// Closes them unused.
+    pub(super) fn close(self) {
+        raw::close(self.capture, std::iter::empty());
+    }
 }
 
 impl SynDriver {
-    /// Opens all sockets for `lanes`; gives the lanes back where that fails.
-    pub(super) fn new(lanes: Vec<(Lane, Way)>, limits: Limits) -> Result<Self, (Vec<Lane>, SweepError)> {
-        let (lanes, ways): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
-        match Self::open(&lanes, ways, limits) {
-            Ok(driver) => Ok(driver),
-            Err(error) => Err((lanes, error)),
-        }
-    }
-
-    /// Whether this user may send and capture packets at all.
-    pub(super) fn check() -> Result<(), SweepError> {
-        let ports = SourcePorts::reserve(0)?;
-        Capture::open(ports.first(), true, false)?;
-        Ok(())
-    }
-
-    fn open(lanes: &[Lane], ways: Vec<Way>, limits: Limits) -> Result<Self, SweepError> {
-        let [choice, ..] = random()?.to_le_bytes();
-        let ports = SourcePorts::reserve(choice.into())?;
-        let has = |v6: bool| lanes.iter().any(|lane| lane.address.is_ipv6() == v6);
-        let capture = Capture::open(ports.first(), has(false), has(true))?;
+    /// Asks `lanes`, each along its way.
+    pub(super) fn new(sockets: Sockets, lanes: Vec<(Lane, Way)>, limits: Limits) -> Result<Self, SweepError> {
+        let Sockets { ports, capture } = sockets;
+        let (lanes, ways): (Vec<Lane>, Vec<Way>) = lanes.into_iter().unzip();
         let mut links = BTreeMap::new();
         for way in &ways {
             if let Entry::Vacant(vacant) = links.entry(way.interface) {
-                vacant.insert(Link { sender: Sender::open(way.interface)?, waiting: Vec::with_capacity(BATCH) });
+                let sender = Sender::open(way.interface)?;
+                vacant.insert(Link { sender, probes: Vec::with_capacity(BATCH), frames: Vec::with_capacity(BATCH) });
             }
         }
         let mut key = [0; 16];
         key[..8].copy_from_slice(&random()?.to_le_bytes());
         key[8..].copy_from_slice(&random()?.to_le_bytes());
-        let engine = Engine::new(lanes.to_vec(), limits, random()?);
+        let engine = Engine::new(lanes, limits, random()?);
         let sources = ways.iter().map(|way| way.source).collect();
         let sweep = SynSweep::new(engine, Cookie::new(key, ports.first()), sources);
         Ok(Self { sweep, ways, capture, links, _ports: ports })
@@ -132,7 +140,8 @@ impl SynDriver {
                     let way = &self.ways[probe.lane];
                     frame.complete(length, way.header.as_ref());
                     if let Some(link) = self.links.get_mut(&way.interface) {
-                        link.waiting.push((probe, frame));
+                        link.probes.push(probe);
+                        link.frames.push(frame);
                     }
                 }
             }
@@ -141,24 +150,21 @@ impl SynDriver {
     }
 
     fn flush(&mut self, now: Instant, notice: &mut Notice) {
-        for link in self.links.values_mut() {
-            if link.waiting.is_empty() {
-                continue;
-            }
-            let frames: Vec<Frame> = link.waiting.iter().map(|(_, frame)| *frame).collect();
-            let (sent, error) = match link.sender.send(&frames) {
+        for Link { sender, probes, frames } in self.links.values_mut().filter(|link| !link.probes.is_empty()) {
+            let (sent, error) = match sender.send(frames) {
                 Ok(sent) => (sent, None),
                 Err(error) => (0, Some(error)),
             };
-            for (index, (probe, _)) in link.waiting.drain(..).enumerate() {
+            if sent < frames.len() {
+                thread::sleep(NAP);
+            }
+            frames.clear();
+            for (index, probe) in probes.drain(..).enumerate() {
                 match &error {
                     _ if index < sent => notice.asked(probe),
                     Some(error) if !is_shortage(error) => self.sweep.not_asked(probe, &reason(error), now),
                     _ => self.sweep.unsent(probe, now),
                 }
-            }
-            if sent < frames.len() {
-                thread::sleep(NAP);
             }
         }
     }

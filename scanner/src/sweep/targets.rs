@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use deadlight_shared::Name;
+use deadlight_shared::hint::causes;
 use deadlight_shared::name::NameError;
 use deadlight_shared::text::printable;
 use ipnet::IpNet;
@@ -47,8 +48,7 @@ pub struct Unresolved {
 impl Unresolved {
     /// Why, in one sentence with its causes.
     pub fn reason(&self) -> String {
-        let cause = std::error::Error::source(&self.error);
-        cause.map_or_else(|| self.error.to_string(), |cause| format!("{}: {cause}", self.error))
+        causes(&self.error)
     }
 }
 

@@ -174,35 +174,57 @@ fn an_ordinary_user_gets_connect_and_is_told_what_syn_needs() {
     scan("connect").expect(0, &[]);
 }
 
+/// Services that are met by a scan of all ports after some time, but not at once.
+fn forty_services() -> Vec<TcpListener> {
+    let listener = |_| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        listener
+    };
+    (0..40).map(listener).collect()
+}
+
+/// A scan of all ports that keeps its state in `state`.
+fn resumable(state: &std::path::Path, rate: &str) -> Command {
+    let mut scan = program();
+    scan.args(["scan", "127.0.0.1", "--ports", "1-65535", "--output", "json", "--no-identify", "--rate", rate]);
+    scan.arg("--resume").arg(state).stdout(Stdio::piped()).stderr(Stdio::piped());
+    scan
+}
+
+/// Ends a slow scan by SIGINT as soon as it has met a few of `services`, after `before` was done.
+fn interrupted(state: &std::path::Path, services: &[TcpListener], before: impl FnOnce()) -> Ended {
+    let mut scan = resumable(state, "2000").spawn().unwrap();
+    let mut met = 0;
+    while met < 3 {
+        met += services.iter().filter(|service| service.accept().is_ok()).count();
+        assert!(scan.try_wait().unwrap().is_none(), "it ended before it was interrupted");
+        std::thread::yield_now();
+    }
+    before();
+    assert!(Command::new("kill").args(["-INT", &scan.id().to_string()]).status().unwrap().success());
+    Ended::of(scan.wait_with_output().unwrap())
+}
+
+/// Nowhere to keep the state of the scan costs nothing of what it saw.
+#[test]
+fn results_are_shown_before_their_state_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state.json");
+    let gone = || std::fs::remove_dir(directory.path()).unwrap();
+    let ended = interrupted(&state, &forty_services(), gone).expect(2, &["failed to write", "hint: name a file"]);
+    assert!(json(&ended)["summary"]["closed"].as_u64().unwrap() > 0);
+}
+
 /// Asked slowly enough to be interrupted in the middle, and then to the end.
 #[test]
 fn an_interrupted_scan_says_so_and_goes_on_from_there() {
-    let open = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = open.local_addr().unwrap().port();
+    let open = forty_services();
+    let port = open[0].local_addr().unwrap().port();
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("state.json");
-    let scan = |rate: &str| {
-        let mut scan = program();
-        scan.args(["scan", "127.0.0.1", "--ports", "1-65535", "--output", "json", "--no-identify", "--rate", rate]);
-        scan.arg("--resume").arg(&state).stdout(Stdio::piped()).stderr(Stdio::piped());
-        scan
-    };
-    let mut first = scan("2000").spawn().unwrap();
-    // It catches the signal only once it is under way; until then it would simply die.
-    let caught = format!("/proc/{}/status", first.id());
-    let catches = || {
-        std::fs::read_to_string(&caught).unwrap_or_default().lines().any(|line| {
-            let mask = line.strip_prefix("SigCgt:").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-            mask.is_some_and(|mask| mask & 2 != 0)
-        })
-    };
-    while !catches() {
-        assert!(first.try_wait().unwrap().is_none(), "it ended before it was interrupted");
-        std::thread::yield_now();
-    }
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    assert!(Command::new("kill").args(["-INT", &first.id().to_string()]).status().unwrap().success());
-    let ended = Ended::of(first.wait_with_output().unwrap()).expect(3, &["interrupted"]);
+    let scan = |rate: &str| resumable(&state, rate);
+    let ended = interrupted(&state, &open, || ()).expect(3, &["interrupted"]);
     let document = json(&ended);
     assert_eq!(document["summary"]["complete"], false);
     let closed = document["summary"]["closed"].as_u64().unwrap();
@@ -220,6 +242,10 @@ fn an_interrupted_scan_says_so_and_goes_on_from_there() {
     assert!(summary["probes_sent"].as_u64().unwrap() <= 65_535 + 200 - closed, "{summary}");
     assert!(document["observations"].as_array().unwrap().iter().any(|seen| seen["port"] == port));
     assert!(!state.exists(), "a complete scan leaves no state");
+    let impossible = r#"{"schema": "deadlight.resume/v1", "targets": {"127.0.0.1": "1-65535/tcp"},
+        "settled": {"127.0.0.1": {"closed": "1-9/tcp", "filtered": "9/tcp"}}}"#;
+    std::fs::write(&state, impossible).unwrap();
+    Ended::of(scan("100000").output().unwrap()).expect(2, &["what it says of 127.0.0.1 cannot be", "hint: rm "]);
     std::fs::write(&state, "{}").unwrap();
     Ended::of(scan("100000").output().unwrap()).expect(2, &["is no interrupted scan", "missing field"]);
     for nowhere in [directory.path().join("gone/state.json"), directory.path().to_owned()] {

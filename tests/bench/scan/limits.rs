@@ -48,7 +48,11 @@ fn sent() -> Result<f64> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let port = "80/tcp".parse().context("a port")?;
         let targets: Vec<_> = nodes.iter().map(|address| (*address, port)).collect();
-        let ways = runtime.block_on(async { Ok::<_, anyhow::Error>(Ways::new()?.to_all(&targets).await) })?;
+        let ways = runtime.block_on(async {
+            let mut ways = Ways::new()?;
+            let routes = ways.routes(&targets).await;
+            Ok::<_, anyhow::Error>(ways.along(routes, &targets).await)
+        })?;
         let ways = ways.into_iter().collect::<Result<Vec<_>, _>>()?;
         let sender = Sender::open(ways[0].interface)?;
         let engine = Engine::new(nodes.iter().enumerate().map(lane).collect(), UNLIMITED, 7);

@@ -58,11 +58,14 @@ fn suites(scan: &Scan) -> Vec<Suite> {
     for observation in scan.sweep.observations.iter().filter(believed) {
         seen.entry(observation.address).or_default().push(observation);
     }
-    let unasked: BTreeMap<IpAddr, &Unasked> = scan.sweep.unasked.iter().map(|u| (u.address, u)).collect();
+    let mut unasked: BTreeMap<IpAddr, Vec<&Unasked>> = BTreeMap::new();
+    for each in &scan.sweep.unasked {
+        unasked.entry(each.address).or_default().push(each);
+    }
     let missing: Missing<'_> = scan.assessment.missing.iter().map(|missing| (&missing.node, missing.port)).collect();
     let cases = |address: &IpAddr| {
         let seen = seen.get(address).into_iter().flatten().map(|seen| observed(scan, &missing, seen));
-        seen.chain([rest(scan, *address, unasked.get(address).copied())]).collect::<Vec<_>>()
+        seen.chain([rest(scan, *address, unasked.get(address).map(Vec::as_slice))]).collect::<Vec<_>>()
     };
     let node = |ScannedNode { node, addresses }: &ScannedNode| Suite {
         name: node.clone(),
@@ -104,7 +107,7 @@ fn observed(scan: &Scan, missing: &Missing<'_>, seen: &Observation) -> Case {
 }
 
 /// What is asked of all ports of an address that are not listed.
-fn rest(scan: &Scan, address: IpAddr, unasked: Option<&Unasked>) -> Case {
+fn rest(scan: &Scan, address: IpAddr, unasked: Option<&[&Unasked]>) -> Case {
     if let Some(open) = scan.sweep.liars.get(&address) {
         let said = counted(*open, "port");
         let verdict = Verdict::Unknown(format!("it answered on {said}: something before it answers everything"));
@@ -112,9 +115,8 @@ fn rest(scan: &Scan, address: IpAddr, unasked: Option<&Unasked>) -> Case {
     }
     let verdict = match unasked {
         Some(unasked) => {
-            let ports = counted(unasked.ports.len(), "port");
-            let asked = if unasked.attempts == 0 { "could not be asked: " } else { "" };
-            Verdict::Unknown(format!("{ports} {asked}{}", unasked.reason))
+            let why = |unasked: &&Unasked| format!("{} {}", counted(unasked.ports.len(), "port"), unasked.why());
+            Verdict::Unknown(unasked.iter().map(why).collect::<Vec<_>>().join("; "))
         }
         None if scan.is_blind() => Verdict::Unknown("no port of any target answered or refused".to_owned()),
         None => Verdict::Passed,

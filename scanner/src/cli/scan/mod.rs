@@ -107,9 +107,6 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         resume::load(path, &mut plan).map_err(resume::ResumeError::remedied)?;
     }
     let sweep = watched_sweep(&plan).await?;
-    if let Some(path) = &arguments.resume {
-        resume::save(path, &plan, &sweep).map_err(resume::ResumeError::remedied)?;
-    }
     if sweep.interrupted {
         tracing::warn!("interrupted: what was not asked is unknown");
     }
@@ -124,6 +121,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         tracing::warn!("no port of any target answered or refused: nothing can be said about them");
     }
     written(show(&scan, arguments.output))?;
+    // Last: a disk that is full must not cost what was seen.
+    if let Some(path) = &arguments.resume {
+        resume::save(path, &plan, &scan.sweep).map_err(resume::ResumeError::remedied)?;
+    }
     Ok(scan.exit())
 }
 

@@ -12,7 +12,7 @@ use deadlight_shared::hint::Hinted;
 use deadlight_shared::{PortSet, file, text::printable};
 use serde::{Deserialize, Serialize};
 
-use crate::sweep::{Known, Plan, Sweep};
+use crate::sweep::{Known, Plan, PlannedNode, Sweep};
 
 const SCHEMA: &str = "deadlight.resume/v1";
 
@@ -100,7 +100,15 @@ pub(super) fn load(path: &Path, plan: &mut Plan) -> Result<(), ResumeError> {
             "" => Ok(PortSet::default()),
             text => text.parse::<PortSet>().map_err(|error| malformed(error.to_string())),
         };
-        plan.known.insert(address, Known { closed: set(&ports.closed)?, filtered: set(&ports.filtered)? });
+        let known = Known { closed: set(&ports.closed)?, filtered: set(&ports.filtered)? };
+        let of_the_scan = |node: &PlannedNode| {
+            let asked = |set: &PortSet| set.iter().all(|port| node.ports.contains(port));
+            node.addresses.contains(&address) && asked(&known.closed) && asked(&known.filtered)
+        };
+        if known.closed.common(&known.filtered).is_some() || !plan.nodes.iter().any(of_the_scan) {
+            return Err(malformed(format!("what it says of {address} cannot be")));
+        }
+        plan.known.insert(address, known);
     }
     Ok(())
 }
@@ -135,7 +143,7 @@ pub(super) fn save(path: &Path, plan: &Plan, sweep: &Sweep) -> Result<(), Resume
 }
 
 fn targets(plan: &Plan) -> BTreeMap<IpAddr, String> {
-    let of_node = |node: &crate::sweep::PlannedNode| {
+    let of_node = |node: &PlannedNode| {
         let ports = node.ports.to_string();
         node.addresses.iter().map(move |address| (*address, ports.clone())).collect::<Vec<_>>()
     };

@@ -165,11 +165,10 @@ fn doubts(scan: &Scan) -> Vec<Doubt> {
         text: format!("No port of any target answered or refused vantage point {}", scan.vantage),
     });
     let unasked = scan.sweep.unasked.iter().map(|unasked| {
-        let (ports, reason) = (counted(unasked.ports.len(), "port"), printable(&unasked.reason, SHOWN));
-        let asked = if unasked.attempts == 0 { "could not be asked: " } else { "" };
+        let (ports, why) = (counted(unasked.ports.len(), "port"), printable(&unasked.why(), SHOWN));
         Doubt {
             place: format!("{}/{}", unasked.node, unasked.address),
-            text: format!("{} (node {}, {ports}) {asked}{reason}", unasked.address, unasked.node),
+            text: format!("{} (node {}, {ports}) {why}", unasked.address, unasked.node),
         }
     });
     let unknown = scan.sweep.observations.iter().filter(|seen| seen.state == PortState::Unknown).map(|seen| {

@@ -62,9 +62,8 @@ fn doubts(scan: &Scan, out: &mut impl Write) -> io::Result<()> {
         )?;
     }
     for unasked in &scan.sweep.unasked {
-        let (ports, reason) = (counted(unasked.ports.len(), "port"), printable(&unasked.reason, 200));
-        let asked = if unasked.attempts == 0 { "could not be asked: " } else { "" };
-        writeln!(out, "{DOUBT}unknown{DOUBT:#}: {} ({ports}) {asked}{reason}", unasked.address)?;
+        let (ports, why) = (counted(unasked.ports.len(), "port"), printable(&unasked.why(), 220));
+        writeln!(out, "{DOUBT}unknown{DOUBT:#}: {} ({ports}) {why}", unasked.address)?;
     }
     for unresolved in &scan.unresolved {
         let reason = printable(&unresolved.reason(), 200);

@@ -14,8 +14,6 @@ const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 /// Room for some ten thousand answers while this process is not scheduled.
 const ROOM: usize = 8 << 20;
-/// Enough for every answer; the rest of a longer packet is cut off.
-const LONGEST: usize = 256;
 
 /// Captures the answers to the probes from one block of source ports, on all interfaces: an answer
 /// need not come back the way the probe went.
@@ -38,10 +36,8 @@ impl Capture {
     }
 
     /// Hands every waiting packet, from its network header on, to `each`; does not wait for more.
-    /// Whether there was any.
-    pub fn receive(&self, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
-        let mut any = false;
-        let mut buffers = [[0; LONGEST]; BATCH];
+    pub fn receive(&self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut buffers = [[0; filter::LONGEST as usize]; BATCH];
         let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
         for socket in &self.sockets {
             loop {
@@ -59,13 +55,12 @@ impl Capture {
                     packet.iovs().for_each(&mut each);
                     count += 1;
                 }
-                any |= count > 0;
                 if count < BATCH {
                     break;
                 }
             }
         }
-        Ok(any)
+        Ok(())
     }
 
     /// Packets that were dropped since the last call because they were not read in time.

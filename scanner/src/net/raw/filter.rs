@@ -4,8 +4,9 @@ use socket2::SockFilter;
 
 use crate::probe::SOURCE_PORTS;
 
-/// The longest packet that matters: an ICMPv6 message with the start of a packet in it.
-const SNAP: u32 = 256;
+/// Enough for the longest answer, an ICMPv6 message with the start of a packet in it; the rest of a
+/// packet is cut off.
+pub(super) const LONGEST: u16 = 256;
 
 /// Opcodes of classic BPF (linux/filter.h).
 mod op {
@@ -37,7 +38,7 @@ pub(super) fn ipv4(first: u16) -> [SockFilter; 11] {
         step(op::LOAD_HALF_INDEXED, 2),
         step(op::AND, NOT_ALL_PORTS),
         jump(op::JUMP_IF_EQUAL, first.into(), 0, 1),
-        step(op::RETURN, SNAP),
+        step(op::RETURN, LONGEST.into()),
         step(op::RETURN, 0),
     ]
 }
@@ -51,7 +52,7 @@ pub(super) fn ipv6(first: u16) -> [SockFilter; 8] {
         step(op::LOAD_HALF, 42),
         step(op::AND, NOT_ALL_PORTS),
         jump(op::JUMP_IF_EQUAL, first.into(), 0, 1),
-        step(op::RETURN, SNAP),
+        step(op::RETURN, LONGEST.into()),
         step(op::RETURN, 0),
     ]
 }
