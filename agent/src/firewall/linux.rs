@@ -1,5 +1,6 @@
 //! The real firewall of this machine.
 
+use std::sync::OnceLock;
 use std::{fs, thread};
 
 use deadlight_shared::Port;
@@ -17,6 +18,9 @@ impl Firewall for Linux {
     fn inspect(&self, desired: &Desired) -> Result<Inspection, FirewallError> {
         if desired.outside.is_empty() && !desired.closed.is_empty() {
             return Err(FirewallError::NoOutside);
+        }
+        if !nftables_works()? {
+            return inspect_without_nftables(desired);
         }
         let (guard, docker) = thread::scope(|scope| {
             let guard = scope.spawn(read_guard);
@@ -47,7 +51,8 @@ impl Firewall for Linux {
     }
 
     fn lines_for(&self, port: Port, desired: &Desired, docker: &DockerRules) -> Vec<String> {
-        let mut lines = nftables::lines_for(port);
+        let mut lines =
+            if nftables_works().unwrap_or(true) { nftables::lines_for(port) } else { iptables::guard::lines_for(port) };
         for family in Family::ALL.into_iter().filter(|family| docker.has_ingress(port, *family)) {
             let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
             let rules = iptables::tightened(port, family, &desired.inner_sources());
@@ -57,15 +62,47 @@ impl Firewall for Linux {
     }
 }
 
+/// Whether the kernel takes tables for both families at once: asked once, by a check that writes nothing.
+fn nftables_works() -> Result<bool, FirewallError> {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    if let Some(works) = WORKS.get() {
+        return Ok(*works);
+    }
+    let check: Vec<String> = ["nft", "--check", "-f", "-"].map(str::to_owned).into();
+    let works = match run(&check, "table inet deadlight\n") {
+        Ok(_) => true,
+        Err(FirewallError::Refused { message, .. }) if message.contains("not supported") => false,
+        Err(error) => return Err(error),
+    };
+    Ok(*WORKS.get_or_init(|| works))
+}
+
+/// Without nf_tables there is only iptables-legacy: the guard is in its table `mangle`.
+fn inspect_without_nftables(desired: &Desired) -> Result<Inspection, FirewallError> {
+    let saves = read_saves(Flavour::Legacy)?;
+    let mut inspection = Inspection::default();
+    for (family, save) in Family::ALL.into_iter().zip(&saves) {
+        inspection.owned.extend(iptables::guard::owned(save));
+        if let Some((script, ports)) = iptables::guard::script(save, family, desired) {
+            inspection.change.steps.push(restore(family, Flavour::Legacy, script, ports));
+        }
+    }
+    inspect_docker(Flavour::Legacy, &saves, desired, &mut inspection);
+    Ok(inspection)
+}
+
+fn restore(family: Family, flavour: Flavour, script: String, ports: Vec<Port>) -> Step {
+    let program = [&iptables::program(family, flavour, "restore"), "--noflush", "--wait", "5"];
+    Step { program: program.map(str::to_owned).into(), script, ports }
+}
+
 fn inspect_docker(flavour: Flavour, saves: &[Save; 2], desired: &Desired, inspection: &mut Inspection) {
     for (family, save) in Family::ALL.into_iter().zip(saves) {
         inspection.docker.dnat.extend(iptables::dnat_rules(save));
         inspection.docker.lines.extend(docker_lines(save));
         inspection.owned.extend(iptables::owned(save));
         if let Some((script, ports)) = iptables::script(save, family, desired) {
-            let restore = iptables::program(family, flavour, "restore");
-            let program = [&restore, "--noflush", "--wait", "5"].map(str::to_owned).into();
-            inspection.change.steps.push(Step { program, script, ports });
+            inspection.change.steps.push(restore(family, flavour, script, ports));
         }
     }
 }

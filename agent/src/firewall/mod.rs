@@ -39,6 +39,11 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// Whether the guard stands at all.
+    fn has_guard(&self) -> bool {
+        self.armed || !self.closed.is_empty()
+    }
+
     /// Sources that a tightened rule of Docker's still lets through.
     fn inner_sources(&self) -> Vec<IpNet> {
         let sources: BTreeSet<IpNet> = self.docker_subnets.iter().chain(&self.trusted).map(IpNet::trunc).collect();

@@ -36,7 +36,7 @@ pub struct ParseGuardError(String);
 impl Guard {
     /// The guard that closes what `desired` says; none when it shall not stand.
     pub fn desired(desired: &Desired) -> Option<Self> {
-        if desired.closed.is_empty() && !desired.armed {
+        if !desired.has_guard() {
             return None;
         }
         let (trusted4, trusted6): (Vec<IpNet>, Vec<IpNet>) =
