@@ -84,18 +84,17 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Loads the ruleset of `layout` into a node that has none.
+/// Loads the ruleset of `layout` into a node that has none; rules of others stay.
 pub fn load(node: &Netns, layout: Layout, backend: Backend, forward: ForwardPolicy) -> Result<()> {
     let policy = match forward {
         ForwardPolicy::Drop => "DROP",
         ForwardPolicy::Accept => "ACCEPT",
     };
     let ipv4 = layout.ipv4().replace("@FORWARD@", policy);
-    run_with_input(&mut node.command(backend.tool("iptables", "-restore")), &ipv4)?;
-    match layout.ipv6() {
-        Some(ipv6) => run_with_input(&mut node.command(backend.tool("ip6tables", "-restore")), ipv6),
-        None => Ok(()),
-    }
+    let restore =
+        |family, rules: &str| run_with_input(node.command(backend.tool(family, "-restore")).arg("--noflush"), rules);
+    restore("iptables", &ipv4)?;
+    layout.ipv6().map_or(Ok(()), |ipv6| restore("ip6tables", ipv6))
 }
 
 /// All tables of both families as the save tools print them, without counters and time stamps.
