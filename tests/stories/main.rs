@@ -8,6 +8,7 @@ mod expect;
 mod guard;
 mod harden;
 mod lab_is_true;
+mod lock;
 mod node_faults;
 mod outbound;
 mod real_docker;
