@@ -1,10 +1,7 @@
 //! From "order received" to "rules read back", as the agent logs it, beside the known fix script.
 //! Every order changes the kernel: 8080 is closed and tightened, or opened again.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use deadlight_tests::{
@@ -36,9 +33,7 @@ pub(crate) fn measure() -> Result<()> {
 
 fn orders(lab: &Lab) -> Result<Vec<Duration>> {
     let deployment = Deployment::new(&Settings::default())?;
-    let file = deployment.path("agent.toml");
-    let config = fs::read_to_string(&file)?;
-    fs::write(&file, format!("max_new_per_hour = 1000000\n{config}"))?;
+    deployment.prepend("max_new_per_hour = 1000000")?;
     let agent = deployment.start_agent(&lab.wire)?;
     enforce(&deployment, &lab.wire, 1, &[(Family::V4, "tcp", RUN)])?;
     for sequence in 2..ORDERS + 2 {

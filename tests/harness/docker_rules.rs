@@ -99,16 +99,22 @@ pub fn load(node: &Netns, layout: Layout, backend: Backend, forward: ForwardPoli
 
 /// All tables of both families as the save tools print them, without counters and time stamps.
 pub fn save(node: &Netns, backend: Backend) -> Result<String> {
+    let families = ["iptables", "ip6tables"].map(|family| {
+        let saved = save_family(node, backend, family)?;
+        Ok(format!("# {family}\n{saved}"))
+    });
+    families.into_iter().collect()
+}
+
+/// The same of one family, `iptables` or `ip6tables`.
+pub fn save_family(node: &Netns, backend: Backend, family: &str) -> Result<String> {
+    let saved = run(&mut node.command(backend.tool(family, "-save")))?;
     let mut text = String::new();
-    for family in ["iptables", "ip6tables"] {
-        let saved = run(&mut node.command(backend.tool(family, "-save")))?;
-        text.push_str(&format!("# {family}\n"));
-        for line in saved.lines().filter(|line| !line.starts_with('#')) {
-            // ":FORWARD DROP [12:3456]"
-            let kept = if line.starts_with(':') { line.split(" [").next().unwrap_or(line) } else { line };
-            text.push_str(kept);
-            text.push('\n');
-        }
+    for line in saved.lines().filter(|line| !line.starts_with('#')) {
+        // ":FORWARD DROP [12:3456]"
+        let kept = if line.starts_with(':') { line.split(" [").next().unwrap_or(line) } else { line };
+        text.push_str(kept);
+        text.push('\n');
     }
     Ok(text)
 }
