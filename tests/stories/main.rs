@@ -7,6 +7,7 @@ mod docker_socket;
 mod expect;
 mod guard;
 mod harden;
+mod kill;
 mod lab_is_true;
 mod lock;
 mod node_faults;
