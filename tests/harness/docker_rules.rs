@@ -1,6 +1,6 @@
 //! Docker's ruleset as an engine of a given version leaves it in the kernel, and what that engine does to it later.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use anyhow::Result;
 
@@ -146,9 +146,20 @@ pub fn reinsert_wide(node: &Netns, layout: Layout, backend: Backend, protocol: &
     Ok(())
 }
 
-/// The DOCKER-INGRESS rules of the filter table that accept `port`, in order, as `iptables -S` prints them.
+/// Publishes many TCP ports by the mesh at once, as that many services would.
+pub fn publish(node: &Netns, backend: Backend, ports: Range<u16>) -> Result<()> {
+    let rules = |rule: fn(u16) -> String| ports.clone().map(|port| rule(port) + "\n").collect::<String>();
+    let nat =
+        rules(|port| format!("-I DOCKER-INGRESS -p tcp --dport {port} -j DNAT --to-destination 172.18.0.2:{port}"));
+    let filter = rules(|port| format!("-I DOCKER-INGRESS -p tcp --dport {port} -j ACCEPT"));
+    let script = format!("*nat\n{nat}COMMIT\n*filter\n{filter}COMMIT\n");
+    run_with_input(node.command(backend.tool("iptables", "-restore")).arg("--noflush"), &script)
+}
+
+/// The DOCKER-INGRESS rules that accept `port`, in order, as `iptables-save` prints them: that takes no lock.
 pub fn ingress_accepts(node: &Netns, backend: Backend, port: u16) -> Result<Vec<String>> {
-    let listing = run(node.command(backend.tool("iptables", "")).args(["--wait", "-S", "DOCKER-INGRESS"]))?;
+    let saved = save_family(node, backend, "iptables")?;
     let needle = format!("--dport {port} ");
-    Ok(listing.lines().filter(|line| line.contains(&needle)).map(str::to_owned).collect())
+    let accepts = |line: &&str| line.starts_with("-A DOCKER-INGRESS ") && line.ends_with(" -j ACCEPT");
+    Ok(saved.lines().filter(accepts).filter(|line| line.contains(&needle)).map(str::to_owned).collect())
 }
