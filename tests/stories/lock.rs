@@ -73,14 +73,13 @@ fn held_for(duration: Duration) -> Result<()> {
         ensure!(answered < duration, "the answer came after {answered:?}, the lock was held for {duration:?}");
         ensure!(response.text.matches("\"pending\"").count() == 2, "{response:?}\n{}", agent.log());
         ensure!(response.text.contains("another program holds the xtables lock"), "{response:?}");
-        ensure!(!is_narrow(&lab)?, "rules were written without the lock");
+        ensure!(expect::narrow(lab.node(), Legacy).is_err(), "rules were written without the lock");
     }
     expect::closed(&lab.wire, &[(V4, INGRESS), (V6, RUN)])?;
 
     holder.wait(duration + PATIENCE)?;
-    wait_for("the ACCEPT to be narrow", Duration::from_secs(15), || match is_narrow(&lab) {
-        Ok(true) => Ok(()),
-        other => Err(format!("{other:?}\n{}", agent.log())),
+    wait_for("the ACCEPT to be narrow", Duration::from_secs(15), || {
+        expect::narrow(lab.node(), Legacy).map_err(|rules| format!("{rules}\n{}", agent.log()))
     })?;
     println!(
         "lock held for {duration:?}: guarded after {guarded:.2?}, answered after {answered:.2?}, \
@@ -100,15 +99,4 @@ fn hold(lab: &Lab, deployment: &Deployment, duration: Duration) -> Result<Runnin
     let is_held = || run(lab.node().command("test").args(["-e", "/run/held"])).is_ok();
     holder.wait_ready(Duration::from_secs(5), is_held)?;
     Ok(holder)
-}
-
-fn is_narrow(lab: &Lab) -> Result<bool> {
-    // Listing takes the lock as well, unlike saving.
-    let save = run(&mut lab.node().command("iptables-legacy-save"))?;
-    let accepts = format!("--dport {INGRESS} ");
-    let mut rules = save
-        .lines()
-        .filter(|rule| rule.starts_with("-A DOCKER-INGRESS") && rule.contains(&accepts) && rule.ends_with("-j ACCEPT"))
-        .peekable();
-    Ok(rules.peek().is_some() && rules.all(|rule| rule.contains(" -s 172.")))
 }

@@ -7,7 +7,7 @@ use deadlight_tests::{
     deployment::{Deployment, Settings},
     docker_rules::{
         Backend::{self, Legacy, Nft},
-        ForwardPolicy, Layout, ingress_accepts,
+        ForwardPolicy, Layout,
     },
     lab::{Family::V4, INGRESS, Lab},
     order::{order, send},
@@ -66,9 +66,7 @@ fn beside_a_writer_that_takes_no_lock_nothing_is_lost_in_the_end() -> Result<()>
     let lost = missing(lab.node(), Legacy, written)?;
     ensure!(lost.is_empty(), "{} of {} rules are gone: {lost:#?}", lost.len(), written * 2);
     wait_for("the ACCEPT to be narrow", Duration::from_secs(15), || {
-        let rules = ingress_accepts(lab.node(), Legacy, INGRESS).map_err(|error| error.to_string())?;
-        let narrow = !rules.is_empty() && rules.iter().all(|rule| rule.contains(" -s 172."));
-        if narrow { Ok(()) } else { Err(format!("{rules:#?}\n{}", agent.log())) }
+        expect::narrow(lab.node(), Legacy).map_err(|rules| format!("{rules}\n{}", agent.log()))
     })?;
     expect::closed(&lab.wire, &[(V4, INGRESS)])
 }
