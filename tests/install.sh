@@ -5,7 +5,8 @@ set -eu
 # command:package
 needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack
         dockerd:docker.io docker:docker.io containerd:containerd runc:runc ps:procps tcpdump:tcpdump
-        nsenter:util-linux cc:gcc make:make nmap:nmap socat:socat ethtool:ethtool'
+        nsenter:util-linux cc:gcc make:make nmap:nmap socat:socat ethtool:ethtool
+        ufw:ufw firewalld:firewalld dbus-daemon:dbus'
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=
@@ -29,7 +30,7 @@ if ! command -v apt-get >/dev/null 2>&1; then
     exit 1
 fi
 
-# The package would start Docker on this machine; the tests start their own, inside namespaces.
+# The packages would start their daemons on this machine; the tests start their own, inside namespaces.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
@@ -44,3 +45,9 @@ install() { apt-get install -y --no-install-recommends $missing; }
 install || { apt-get update && install; }
 # From Debian 13 on the client is a package of its own.
 command -v docker >/dev/null 2>&1 || apt-get install -y --no-install-recommends docker-cli
+# Nor at the next boot: they would change the firewall of whoever runs the tests.
+for package in $missing; do
+    case $package in
+        ufw | firewalld) ! command -v systemctl >/dev/null 2>&1 || systemctl disable "$package" ;;
+    esac
+done

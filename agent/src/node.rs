@@ -3,6 +3,8 @@
 
 mod act;
 mod answer;
+#[cfg(test)]
+mod protected;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,9 +1,12 @@
 //! A file is replaced whole or not at all.
 
-use std::fs::{File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+
+/// What the names of files begin with that are being written.
+const TEMPORARY: &str = ".new-";
 
 /// Replaces `path` by `bytes`: written beside it, synced, renamed over it, directory synced.
 /// A reader, and a crash at any instant, sees the old file or the new one. `mode` is the file's
@@ -25,18 +28,42 @@ pub fn create_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Removes what writers left in `directory` that were killed in the middle; none may be at work there.
+pub fn sweep(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn temporary_beside(path: &Path, mode: u32) -> io::Result<(tempfile::NamedTempFile, &Path)> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(directory)?;
+    let file =
+        tempfile::Builder::new().prefix(TEMPORARY).permissions(Permissions::from_mode(mode)).tempfile_in(directory)?;
     Ok((file, directory))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_writer_left_is_swept_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        create_new(&directory.path().join("state.json"), b"kept", 0o600).unwrap();
+        let (left, _) = temporary_beside(&directory.path().join("state.json"), 0o600).unwrap();
+        std::mem::forget(left);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+        sweep(directory.path()).unwrap();
+        let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["state.json"]);
+    }
 
     #[test]
     fn replaces_and_refuses_to_overwrite() {

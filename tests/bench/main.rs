@@ -2,6 +2,9 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+mod apply;
+mod datapath;
+mod fix_script;
 mod order;
 mod scan;
 
@@ -11,17 +14,29 @@ use anyhow::Result;
 
 const RUNS: usize = 5;
 
+/// Measures one subject and prints its rows.
+type Measure = fn() -> Result<()>;
+
 fn main() -> Result<()> {
     deadlight_tests::scratch::sweep_stale()?;
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.iter().any(|word| word == "long") {
         return scan::measure_long();
     }
-    if words.is_empty() || words.iter().any(|word| word == "order") {
-        println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
-        order::measure()?;
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
+    let cases: [(&str, Measure); 4] = [
+        ("order", order::measure),
+        ("apply", apply::measure),
+        ("datapath", datapath::measure),
+        ("rest", apply::measure_rest),
+    ];
+    for (name, measure) in cases {
+        if wanted(name) {
+            println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
+            measure()?;
+        }
     }
-    if words.is_empty() || words.iter().any(|word| word == "limits") {
+    if wanted("limits") {
         scan::limits::measure()?;
     }
     let runs = std::env::var("DEADLIGHT_BENCH_RUNS").map_or(Ok(RUNS), |runs| runs.parse())?;

@@ -1,10 +1,7 @@
 //! From "order received" to "rules read back", as the agent logs it, beside the known fix script.
 //! Every order changes the kernel: 8080 is closed and tightened, or opened again.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use deadlight_tests::{
@@ -12,11 +9,10 @@ use deadlight_tests::{
     docker_rules::{Backend, ForwardPolicy, Layout},
     lab::{Family, INGRESS, Lab, RUN, Wire},
     order::{enforce, order, send},
-    process::{run, run_with_input},
 };
 use serde_json::json;
 
-use crate::{percentile, row};
+use crate::{fix_script, percentile, row};
 
 const ORDERS: u64 = 1_000;
 const SCRIPT_RUNS: usize = 100;
@@ -36,9 +32,7 @@ pub(crate) fn measure() -> Result<()> {
 
 fn orders(lab: &Lab) -> Result<Vec<Duration>> {
     let deployment = Deployment::new(&Settings::default())?;
-    let file = deployment.path("agent.toml");
-    let config = fs::read_to_string(&file)?;
-    fs::write(&file, format!("max_new_per_hour = 1000000\n{config}"))?;
+    deployment.prepend("max_new_per_hour = 1000000")?;
     let agent = deployment.start_agent(&lab.wire)?;
     enforce(&deployment, &lab.wire, 1, &[(Family::V4, "tcp", RUN)])?;
     for sequence in 2..ORDERS + 2 {
@@ -65,30 +59,13 @@ fn orders(lab: &Lab) -> Result<Vec<Duration>> {
     Ok(times)
 }
 
-/// `iptables-save | sed | iptables-restore`, then its two rules in DOCKER-USER.
 fn script(wire: &Wire, backend: Backend) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
     for _ in 0..SCRIPT_RUNS {
         let started = Instant::now();
-        let saved = run(&mut wire.node.command(backend.tool("iptables", "-save")))?;
-        let narrowed: String = saved.lines().map(|line| narrow(line) + "\n").collect();
-        run_with_input(&mut wire.node.command(backend.tool("iptables", "-restore")), &narrowed)?;
-        for port in ["80", "443"] {
-            let mut insert = wire.node.command(backend.tool("iptables", ""));
-            insert.args(["-I", "DOCKER-USER", "-p", "tcp", "--dport", port, "-j", "ACCEPT"]);
-            run(&mut insert)?;
-        }
+        fix_script::run_once(backend, |tool| wire.node.command(tool))?;
         times.push(started.elapsed());
     }
     times.sort();
     Ok(times)
-}
-
-fn narrow(line: &str) -> String {
-    match line.strip_suffix(" -j ACCEPT") {
-        Some(rule) if line.starts_with("-A DOCKER-INGRESS") && rule.contains("--dport") && !rule.contains(" -s ") => {
-            format!("{rule} -s 172.16.0.0/12 -j ACCEPT")
-        }
-        _ => line.to_owned(),
-    }
 }

@@ -85,6 +85,13 @@ impl Deployment {
         self.directory.path().join(name)
     }
 
+    /// Puts a line at the top of the agent's configuration.
+    pub fn prepend(&self, line: &str) -> Result<()> {
+        let file = self.path("agent.toml");
+        let config = fs::read_to_string(&file)?;
+        Ok(fs::write(&file, format!("{line}\n{config}"))?)
+    }
+
     /// Starts the agent on the node and waits until it accepts connections.
     pub fn start_agent(&self, wire: &Wire) -> Result<Running> {
         let mut command = programs::agent(&wire.node)?;

@@ -1,6 +1,6 @@
 //! Docker's ruleset as an engine of a given version leaves it in the kernel, and what that engine does to it later.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use anyhow::Result;
 
@@ -84,32 +84,37 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Loads the ruleset of `layout` into a node that has none.
+/// Loads the ruleset of `layout` into a node that has none; rules of others stay.
 pub fn load(node: &Netns, layout: Layout, backend: Backend, forward: ForwardPolicy) -> Result<()> {
     let policy = match forward {
         ForwardPolicy::Drop => "DROP",
         ForwardPolicy::Accept => "ACCEPT",
     };
     let ipv4 = layout.ipv4().replace("@FORWARD@", policy);
-    run_with_input(&mut node.command(backend.tool("iptables", "-restore")), &ipv4)?;
-    match layout.ipv6() {
-        Some(ipv6) => run_with_input(&mut node.command(backend.tool("ip6tables", "-restore")), ipv6),
-        None => Ok(()),
-    }
+    let restore =
+        |family, rules: &str| run_with_input(node.command(backend.tool(family, "-restore")).arg("--noflush"), rules);
+    restore("iptables", &ipv4)?;
+    layout.ipv6().map_or(Ok(()), |ipv6| restore("ip6tables", ipv6))
 }
 
 /// All tables of both families as the save tools print them, without counters and time stamps.
 pub fn save(node: &Netns, backend: Backend) -> Result<String> {
+    let families = ["iptables", "ip6tables"].map(|family| {
+        let saved = save_family(node, backend, family)?;
+        Ok(format!("# {family}\n{saved}"))
+    });
+    families.into_iter().collect()
+}
+
+/// The same of one family, `iptables` or `ip6tables`.
+pub fn save_family(node: &Netns, backend: Backend, family: &str) -> Result<String> {
+    let saved = run(&mut node.command(backend.tool(family, "-save")))?;
     let mut text = String::new();
-    for family in ["iptables", "ip6tables"] {
-        let saved = run(&mut node.command(backend.tool(family, "-save")))?;
-        text.push_str(&format!("# {family}\n"));
-        for line in saved.lines().filter(|line| !line.starts_with('#')) {
-            // ":FORWARD DROP [12:3456]"
-            let kept = if line.starts_with(':') { line.split(" [").next().unwrap_or(line) } else { line };
-            text.push_str(kept);
-            text.push('\n');
-        }
+    for line in saved.lines().filter(|line| !line.starts_with('#')) {
+        // ":FORWARD DROP [12:3456]"
+        let kept = if line.starts_with(':') { line.split(" [").next().unwrap_or(line) } else { line };
+        text.push_str(kept);
+        text.push('\n');
     }
     Ok(text)
 }
@@ -141,9 +146,20 @@ pub fn reinsert_wide(node: &Netns, layout: Layout, backend: Backend, protocol: &
     Ok(())
 }
 
-/// The DOCKER-INGRESS rules of the filter table that accept `port`, in order, as `iptables -S` prints them.
+/// Publishes many TCP ports by the mesh at once, as that many services would.
+pub fn publish(node: &Netns, backend: Backend, ports: Range<u16>) -> Result<()> {
+    let rules = |rule: fn(u16) -> String| ports.clone().map(|port| rule(port) + "\n").collect::<String>();
+    let nat =
+        rules(|port| format!("-I DOCKER-INGRESS -p tcp --dport {port} -j DNAT --to-destination 172.18.0.2:{port}"));
+    let filter = rules(|port| format!("-I DOCKER-INGRESS -p tcp --dport {port} -j ACCEPT"));
+    let script = format!("*nat\n{nat}COMMIT\n*filter\n{filter}COMMIT\n");
+    run_with_input(node.command(backend.tool("iptables", "-restore")).arg("--noflush"), &script)
+}
+
+/// The DOCKER-INGRESS rules that accept `port`, in order, as `iptables-save` prints them: that takes no lock.
 pub fn ingress_accepts(node: &Netns, backend: Backend, port: u16) -> Result<Vec<String>> {
-    let listing = run(node.command(backend.tool("iptables", "")).args(["--wait", "-S", "DOCKER-INGRESS"]))?;
+    let saved = save_family(node, backend, "iptables")?;
     let needle = format!("--dport {port} ");
-    Ok(listing.lines().filter(|line| line.contains(&needle)).map(str::to_owned).collect())
+    let accepts = |line: &&str| line.starts_with("-A DOCKER-INGRESS ") && line.ends_with(" -j ACCEPT");
+    Ok(saved.lines().filter(accepts).filter(|line| line.contains(&needle)).map(str::to_owned).collect())
 }

@@ -13,6 +13,7 @@ pub mod deployment;
 pub mod docker_rules;
 pub mod dockerd;
 pub mod fake_docker;
+mod furniture;
 pub mod hostile;
 pub mod image;
 pub mod lab;

@@ -1,7 +1,7 @@
 //! Network namespaces that vanish with their owner.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt,
@@ -20,7 +20,7 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 
-use crate::{process::run, scratch, wait::wait_for};
+use crate::{docker_rules::Backend, furniture::Furniture, process::run, scratch, wait::wait_for};
 
 const DIRECTORY: &str = "/run/netns";
 
@@ -30,6 +30,7 @@ const DIRECTORY: &str = "/run/netns";
 #[derive(Debug)]
 pub struct Netns {
     name: String,
+    furniture: Option<Furniture>,
 }
 
 impl Netns {
@@ -42,7 +43,7 @@ impl Netns {
         );
         let name = format!("{}{}-{role}", scratch::prefix(), COUNTER.fetch_add(1, Ordering::Relaxed));
         run(Command::new("ip").args(["netns", "add", &name]))?;
-        let namespace = Self { name };
+        let namespace = Self { name, furniture: None };
         namespace.ip("link set lo up")?;
         Ok(namespace)
     }
@@ -64,7 +65,17 @@ impl Netns {
 
     /// A command that will run inside. Unlike `ip netns exec` it keeps the machine's /sys, and with it the cgroups.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        command_in(&self.path(), program)
+        let Some(furniture) = &self.furniture else { return command_in(&self.path(), program) };
+        let mut command = nsenter(&self.path());
+        command.arg(option("--mount", &furniture.mounts())).arg("--").arg(program);
+        command
+    }
+
+    /// From now on commands inside have an /etc, a /run and a /var/log of their own, and `iptables` is that of
+    /// `backend`. Returns where their /etc can be edited.
+    pub fn furnish(&mut self, backend: Backend) -> Result<PathBuf> {
+        let furniture = Furniture::new(self.command("unshare"), backend)?;
+        Ok(self.furniture.insert(furniture).etc())
     }
 
     /// `ip …` inside; `words` are separated by blanks.
@@ -103,11 +114,22 @@ pub fn enter<T: Send>(namespace: &Path, work: impl FnOnce() -> Result<T> + Send)
 
 /// [`Netns::command`] for a namespace that somebody else made.
 pub fn command_in(namespace: &Path, program: impl AsRef<OsStr>) -> Command {
-    let mut net = std::ffi::OsString::from("--net=");
-    net.push(namespace);
-    let mut command = Command::new("nsenter");
-    command.arg(net).arg("--").arg(program);
+    let mut command = nsenter(namespace);
+    command.arg("--").arg(program);
     command
+}
+
+fn nsenter(namespace: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(option("--net", namespace));
+    command
+}
+
+/// nsenter takes a file only behind an equals sign.
+fn option(name: &str, file: &Path) -> OsString {
+    let mut option = OsString::from(format!("{name}="));
+    option.push(file);
+    option
 }
 
 /// Names of all namespaces that a test process made, of this run and of others.

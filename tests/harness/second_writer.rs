@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::Ipv4Addr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU16, Ordering},
@@ -35,20 +36,34 @@ pub struct SecondWriter {
 impl SecondWriter {
     /// Starts writing into the chain DOCKER of the node.
     pub fn start(node: &Netns, backend: Backend) -> Self {
+        let (path, tool) = (node.path(), backend.tool("iptables", ""));
+        Self::spawn(move |table, rule| {
+            let mut command = command_in(&path, &tool);
+            run(command.args(["--wait", "-t", table]).args(rule.split(' '))).map(drop)
+        })
+    }
+
+    /// The same in iptables-legacy, with `lock` in place of the lock that everybody else takes. What the kernel
+    /// refuses because the table has changed meanwhile is written again.
+    pub fn start_unlocked(node: &Netns, lock: PathBuf) -> Self {
+        let path = node.path();
+        Self::spawn(move |table, rule| {
+            wait_for(rule, Duration::from_secs(10), || {
+                let mut command = command_in(&path, Backend::Legacy.tool("iptables", ""));
+                command.env("XTABLES_LOCKFILE", &lock).args(["-t", table]).args(rule.split(' '));
+                run(&mut command).map(drop).map_err(|error| error.to_string())
+            })
+        })
+    }
+
+    fn spawn(write: impl Fn(&str, &str) -> Result<()> + Send + 'static) -> Self {
         let (written, stop) = <(Arc<AtomicU16>, Arc<AtomicBool>)>::default();
-        let iptables = {
-            let (path, tool) = (node.path(), backend.tool("iptables", ""));
-            move |table, rule: &str| {
-                let mut command = command_in(&path, &tool);
-                run(command.args(["--wait", "-t", table]).args(rule.split(' ')))
-            }
-        };
         let thread = thread::spawn({
             let (written, stop) = (Arc::clone(&written), Arc::clone(&stop));
             move || {
                 while !stop.load(Ordering::SeqCst) {
                     for (table, rule) in publication(written.load(Ordering::SeqCst)) {
-                        iptables(table, &rule)?;
+                        write(table, &rule)?;
                     }
                     written.fetch_add(1, Ordering::SeqCst);
                     thread::sleep(PAUSE);

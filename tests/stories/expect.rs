@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use deadlight_tests::{
     answer::{Answer, tcp_answer, tcp_answer_from},
+    docker_rules::{Backend, ingress_accepts},
     lab::{ALLOWED, Family, INGRESS, Lab, Wire},
     netns::Netns,
 };
@@ -45,6 +46,13 @@ pub(crate) fn allowed_answers(lab: &Lab, family: Family) -> Result<()> {
         Family::V6 => Answer::OpenNoData,
     };
     tcp(lab.inet(), family.node(ALLOWED), expected)
+}
+
+/// Whether Docker's ACCEPT of the ingress port is there and lets only containers in; if not, the rules.
+pub(crate) fn narrow(node: &Netns, backend: Backend) -> Result<(), String> {
+    let rules = ingress_accepts(node, backend, INGRESS).map_err(|error| format!("{error:#}"))?;
+    let narrow = !rules.is_empty() && rules.iter().all(|rule| rule.contains(" -s 172."));
+    if narrow { Ok(()) } else { Err(format!("{rules:#?}")) }
 }
 
 /// Demands that a container reaches the ingress port at its gateway.

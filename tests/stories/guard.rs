@@ -27,7 +27,7 @@ fn a_port_that_becomes_protected_opens_and_blocks_nothing_else() -> Result<()> {
     let harden = ["harden", "--allow=80/tcp", "--once"];
     deployment.agent(&lab.wire, &harden)?.expect_code(0)?;
     expect::closed(&lab.wire, &[(V4, INGRESS), (V4, RUN)])?;
-    prepend(&deployment, "protected = [\"8080/tcp\"]")?;
+    deployment.prepend("protected = [\"8080/tcp\"]")?;
     let ended = deployment.agent(&lab.wire, &harden)?.expect_code(0)?;
     ensure!(ended.stdout.contains("left open: 8080/tcp is protected"), "{ended:?}");
     ensure!(!ended.stdout.contains("to the outside: 8080/tcp"), "{ended:?}");
@@ -78,7 +78,7 @@ fn a_port_exempt_from_tracking_is_closed_too() -> Result<()> {
 #[test]
 fn a_trusted_source_passes_guard_and_tightening() -> Result<()> {
     let (lab, deployment) = world()?;
-    prepend(&deployment, "trusted = [\"198.51.100.2/32\", \"2001:db8:51::2/128\"]")?;
+    deployment.prepend("trusted = [\"198.51.100.2/32\", \"2001:db8:51::2/128\"]")?;
     deployment.agent(&lab.wire, &["harden", "--allow=80/tcp", "--once"])?.expect_code(0)?;
     for (family, expected) in [(V4, Answer::Data), (V6, Answer::OpenNoData)] {
         for (source, expected) in [(family.stranger(), expected), (family.scanner(), Answer::Silent)] {
@@ -147,10 +147,4 @@ fn a_full_disk_keeps_nobody_from_closing_or_opening() -> Result<()> {
 fn world() -> Result<(Lab, Deployment)> {
     let lab = Lab::new(Layout::V26, Backend::Nft, ForwardPolicy::Drop)?;
     Ok((lab, Deployment::new(&Settings::default())?))
-}
-
-fn prepend(deployment: &Deployment, line: &str) -> Result<()> {
-    let file = deployment.path("agent.toml");
-    let config = fs::read_to_string(&file)?;
-    Ok(fs::write(&file, format!("{line}\n{config}"))?)
 }

@@ -1,12 +1,15 @@
 //! Stories on real packets: one module each.
 
 mod architecture;
+mod clobber;
 mod closed_loop;
 mod docker_socket;
 mod expect;
 mod guard;
 mod harden;
+mod kill;
 mod lab_is_true;
+mod lock;
 mod node_faults;
 mod outbound;
 mod real_docker;

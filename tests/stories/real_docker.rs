@@ -1,6 +1,8 @@
 //! A real dockerd on the node.
 
-use std::time::Duration;
+#![expect(clippy::print_stdout, reason = "what was measured is part of the story")]
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use deadlight_tests::{
@@ -94,6 +96,8 @@ fn the_loop_closes_and_stays_closed(backend: Backend, family: Family) -> Result<
     dockerd.create_service("stats", INGRESS)?;
     dockerd.create_service("site", ALLOWED)?;
     dockerd.run_published("web", RUN)?;
+    let operators = "DOCKER-USER -s 203.0.113.99/32 -j DROP";
+    run(wire.node.command(backend.tool("iptables", "")).args(["--wait", "-I"]).args(operators.split(' ')))?;
     let behind_the_mesh = if family == Family::V4 { Answer::Data } else { Answer::OpenNoData };
     for (port, expected) in [(INGRESS, behind_the_mesh), (ALLOWED, behind_the_mesh), (RUN, Answer::Data)] {
         answers(&wire, family, port, expected)?;
@@ -123,7 +127,12 @@ fn the_loop_closes_and_stays_closed(backend: Backend, family: Family) -> Result<
     dockerd.update_force("stats")?;
     watch.observe(100)?;
     dockerd.restart()?;
+    let restarted = Instant::now();
     watch.observe(100)?;
+    wait_for("the ACCEPT to be narrow again", Duration::from_secs(15), || expect::narrow(&wire.node, backend))?;
+    println!("{backend}: tightened {:.2?} after dockerd's restart", restarted.elapsed());
+    let rules = run(&mut wire.node.command(backend.tool("iptables", "-save")))?;
+    ensure!(rules.lines().any(|rule| rule == format!("-A {operators}")), "the operator's rule is gone:\n{rules}");
     let tried = watch.so_far();
     ensure!(tried.answered == 0, "{tried:?} through update and restart");
     expect::closed(&wire, &[(family, RUN)])?;

@@ -6,18 +6,21 @@ use deadlight_shared::Port;
 
 use super::{Change, Desired, DockerRules, Firewall, FirewallError, Inspection, Step};
 
-/// Stands for a kernel that holds one set of closed ports.
+/// Stands for a kernel with some tables, each of which holds one set of closed ports and is written whole.
 #[derive(Debug, Default)]
 pub(crate) struct Fake {
     state: Mutex<State>,
 }
 
+pub(crate) type Tables = [Vec<Port>; 3];
+
 #[derive(Debug, Default)]
 struct State {
-    closed: Vec<Port>,
+    tables: Tables,
     writes: usize,
     lose: usize,
     locked: bool,
+    steps_left: Option<usize>,
 }
 
 impl Fake {
@@ -33,15 +36,32 @@ impl Fake {
     pub(crate) fn hold_lock(&self, held: bool) {
         self.state.lock().unwrap().locked = held;
     }
+
+    /// After so many more tables the writer is dead: nothing it does reaches the kernel. `None` is a new one.
+    pub(crate) fn die_after(&self, steps: Option<usize>) {
+        self.state.lock().unwrap().steps_left = steps;
+    }
+
+    pub(crate) fn tables(&self) -> Tables {
+        self.state.lock().unwrap().tables.clone()
+    }
+
+    /// What another program does to one table.
+    pub(crate) fn clobber(&self, table: usize, ports: Vec<Port>) {
+        self.state.lock().unwrap().tables[table] = ports;
+    }
 }
 
 impl Firewall for Fake {
     fn inspect(&self, desired: &Desired) -> Result<Inspection, FirewallError> {
         let ports: Vec<Port> = desired.closed.iter().collect();
         let mut inspection = Inspection::default();
-        if ports != self.state.lock().unwrap().closed {
-            let script = format!("close {}\n", desired.closed);
-            inspection.change.steps.push(Step { program: vec!["fake".to_owned()], script, ports });
+        for (table, standing) in self.state.lock().unwrap().tables.iter().enumerate() {
+            if ports != *standing {
+                let program = vec!["fake".to_owned(), table.to_string()];
+                let script = format!("close {}\n", desired.closed);
+                inspection.change.steps.push(Step { program, script, ports: ports.clone() });
+            }
         }
         Ok(inspection)
     }
@@ -52,9 +72,17 @@ impl Firewall for Fake {
             return Err(FirewallError::Locked);
         }
         state.writes += 1;
-        match state.lose.checked_sub(1) {
-            Some(left) => state.lose = left,
-            None => state.closed = change.steps[0].ports.clone(),
+        if let Some(left) = state.lose.checked_sub(1) {
+            state.lose = left;
+            return Ok(());
+        }
+        for step in &change.steps {
+            if state.steps_left == Some(0) {
+                return Err(FirewallError::Slow { program: "the dead".to_owned() });
+            }
+            state.steps_left = state.steps_left.map(|left| left - 1);
+            let table: usize = step.program[1].parse().unwrap();
+            state.tables[table].clone_from(&step.ports);
         }
         Ok(())
     }

@@ -7,6 +7,8 @@
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod iptables;
+#[cfg(test)]
+pub(crate) mod kernel;
 mod linux;
 pub mod nftables;
 mod runner;

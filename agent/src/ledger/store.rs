@@ -95,7 +95,12 @@ impl Store {
         let started = Instant::now();
         loop {
             match lock.try_lock() {
-                Ok(()) => return Ok(Some(lock)),
+                Ok(()) => {
+                    if let Err(error) = file::sweep(&path) {
+                        tracing::debug!(%error, "what a killed agent left stays in the state directory");
+                    }
+                    return Ok(Some(lock));
+                }
                 Err(TryLockError::Error(source)) => return Err(LedgerError::Lock { path, source }),
                 Err(TryLockError::WouldBlock) if started.elapsed() > LOCK_LIMIT => {
                     return Err(LedgerError::Busy { path });

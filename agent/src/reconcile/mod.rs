@@ -55,6 +55,9 @@ pub fn converge(
 }
 
 #[cfg(test)]
+mod simulation;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::firewall::fake::Fake;

@@ -16,9 +16,9 @@ const ENTRY: &str = "DOCKER-USER";
 pub(super) fn changes(save: &Save, desired: &Desired) -> (Vec<String>, Vec<String>) {
     let wanted = if save.has_chain("filter", ENTRY) { rules(desired) } else { Vec::new() };
     let jump = format!("{MARK} -j {CHAIN}");
-    let standing = save.rules("filter", ENTRY).filter(|rule| *rule == jump).count();
+    let (ours, others): (Vec<&str>, Vec<&str>) = save.rules("filter", ENTRY).partition(|rule| *rule == jump);
+    let gone = ours.iter().map(|jump| format!("-D {ENTRY} {jump}"));
     if wanted.is_empty() {
-        let gone = (0..standing).map(|_| format!("-D {ENTRY} {jump}"));
         let chain = [format!("-F {CHAIN}"), format!("-X {CHAIN}")];
         let chain = chain.into_iter().filter(|_| save.has_chain("filter", CHAIN));
         return (gone.chain(chain).collect(), Vec::new());
@@ -30,9 +30,12 @@ pub(super) fn changes(save: &Save, desired: &Desired) -> (Vec<String>, Vec<Strin
             .chain(wanted.iter().map(|rule| format!("-A {CHAIN} {rule}")))
             .collect(),
     };
-    let jump = match standing {
-        0 => vec![format!("-I {ENTRY} {} {jump}", position(save))],
-        _ => (1..standing).map(|_| format!("-D {ENTRY} {jump}")).collect(),
+    let position = position(&others);
+    let mut placed = others;
+    placed.insert(position, &jump);
+    let jump = match save.rules("filter", ENTRY).eq(placed) {
+        true => Vec::new(),
+        false => gone.chain([format!("-I {ENTRY} {} {jump}", position + 1)]).collect(),
     };
     (chain, jump)
 }
@@ -53,11 +56,10 @@ fn rules(desired: &Desired) -> Vec<String> {
 }
 
 /// Before the RETURN that dockerd before 28.2 keeps at the end, else at the end.
-fn position(save: &Save) -> usize {
-    let count = save.rules("filter", ENTRY).count();
-    match save.rules("filter", ENTRY).last() {
-        Some("-j RETURN") => count,
-        _ => count + 1,
+fn position(others: &[&str]) -> usize {
+    match others.last() {
+        Some(&"-j RETURN") => others.len() - 1,
+        _ => others.len(),
     }
 }
 
@@ -94,11 +96,22 @@ mod tests {
     }
 
     #[test]
+    fn a_jump_that_somebody_moved_goes_back() {
+        for moved in [[JUMP, "-s 192.0.2.1/32 -j DROP", "-j RETURN"], ["-s 192.0.2.1/32 -j DROP", "-j RETURN", JUMP]] {
+            let (chain, jump) = changes(&save(&moved, Some(&[WEB])), &desired("80/tcp"));
+            assert!(chain.is_empty());
+            assert_eq!(jump, [format!("-D DOCKER-USER {JUMP}"), format!("-I DOCKER-USER 2 {JUMP}")]);
+        }
+    }
+
+    #[test]
     fn nothing_is_written_twice() {
         let (chain, jump) = changes(&save(&[JUMP, "-j RETURN"], Some(&[WEB])), &desired("80/tcp"));
         assert!(chain.is_empty() && jump.is_empty());
         let (chain, jump) = changes(&save(&[JUMP, JUMP, "-j RETURN"], Some(&[WEB])), &desired("80/tcp"));
-        assert_eq!((chain.len(), jump), (0, vec![format!("-D DOCKER-USER {JUMP}")]));
+        let once =
+            [format!("-D DOCKER-USER {JUMP}"), format!("-D DOCKER-USER {JUMP}"), format!("-I DOCKER-USER 1 {JUMP}")];
+        assert_eq!((chain.len(), jump.as_slice()), (0, once.as_slice()));
         let (chain, jump) = changes(&save(&[JUMP, "-j RETURN"], Some(&[WEB])), &desired("80,8000-8100/tcp"));
         assert_eq!(chain.len(), 3);
         assert!(chain[2].contains("--ctorigdstport 8000:8100") && jump.is_empty());

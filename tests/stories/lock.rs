@@ -1,0 +1,102 @@
+//! The xtables lock is held while an order arrives: the guard needs no lock and stands at once, the answer says what
+//! is missing, and when the lock is free the rest follows by itself.
+
+#![expect(clippy::print_stdout, reason = "what was measured is part of the story")]
+
+use std::{
+    panic, thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use deadlight_tests::{
+    answer::Answer,
+    deployment::{Deployment, Settings},
+    docker_rules::{Backend::Legacy, ForwardPolicy, Layout},
+    lab::{
+        Family::{V4, V6},
+        INGRESS, Lab, RUN,
+    },
+    order::{order, send},
+    process::run,
+    programs::Running,
+    wait::wait_for,
+};
+
+use crate::expect;
+
+const LOCK: &str = "/run/xtables.lock";
+/// For how long the agent waits for the lock before it answers.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[test]
+fn held_for_1_s_is_waited_for() -> Result<()> {
+    held_for(Duration::from_secs(1))
+}
+
+#[test]
+fn held_for_9_s_is_pending_and_closed_all_the_same() -> Result<()> {
+    held_for(Duration::from_secs(9))
+}
+
+#[test]
+fn held_for_60_s_is_pending_and_closed_all_the_same() -> Result<()> {
+    held_for(Duration::from_secs(60))
+}
+
+fn held_for(duration: Duration) -> Result<()> {
+    let mut lab = Lab::new(Layout::V28, Legacy, ForwardPolicy::Accept)?;
+    lab.wire.node.furnish(Legacy)?;
+    let deployment = Deployment::new(&Settings::default())?;
+    let agent = deployment.start_agent(&lab.wire)?;
+    expect::tcp(lab.inet(), V4.node(INGRESS), Answer::Data)?;
+    expect::tcp(lab.inet(), V6.node(RUN), Answer::Data)?;
+
+    let holder = hold(&lab, &deployment, duration)?;
+    let held = Instant::now();
+    let body = order(1, &[(V4, "tcp", INGRESS), (V6, "tcp", RUN)]);
+    let (guarded, response) = thread::scope(|scope| {
+        let answer = scope.spawn(|| send(&deployment, &lab.wire, &body));
+        let guarded = wait_for("the guard", PATIENCE / 2, || {
+            let set = ["list", "set", "inet", "deadlight", "closed_tcp"];
+            let set = run(lab.node().command("nft").args(set)).map_err(|error| error.to_string())?;
+            let shut = [INGRESS, RUN].iter().all(|port| set.contains(&format!("{port} counter")));
+            if shut { Ok(held.elapsed()) } else { Err(set) }
+        });
+        (guarded, answer.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+    });
+    let (guarded, response) = (guarded?, response?);
+    let answered = held.elapsed();
+    if duration < PATIENCE {
+        ensure!(response.text.matches("\"enforced\"").count() == 2, "{response:?}\n{}", agent.log());
+    } else {
+        ensure!(answered < duration, "the answer came after {answered:?}, the lock was held for {duration:?}");
+        ensure!(response.text.matches("\"pending\"").count() == 2, "{response:?}\n{}", agent.log());
+        ensure!(response.text.contains("another program holds the xtables lock"), "{response:?}");
+        ensure!(expect::narrow(lab.node(), Legacy).is_err(), "rules were written without the lock");
+    }
+    expect::closed(&lab.wire, &[(V4, INGRESS), (V6, RUN)])?;
+
+    holder.wait(duration + PATIENCE)?;
+    wait_for("the ACCEPT to be narrow", Duration::from_secs(15), || {
+        expect::narrow(lab.node(), Legacy).map_err(|rules| format!("{rules}\n{}", agent.log()))
+    })?;
+    println!(
+        "lock held for {duration:?}: guarded after {guarded:.2?}, answered after {answered:.2?}, \
+         tightened {:.2?} after the release",
+        held.elapsed().saturating_sub(duration)
+    );
+    expect::closed(&lab.wire, &[(V4, INGRESS), (V6, RUN)])?;
+    expect::allowed_answers(&lab, V4)
+}
+
+/// Holds the lock that the agent's programs take; returns when it is held.
+fn hold(lab: &Lab, deployment: &Deployment, duration: Duration) -> Result<Running> {
+    let script = format!("touch /run/held; exec sleep {}", duration.as_secs());
+    let mut holder = lab.node().command("flock");
+    holder.args([LOCK, "sh", "-c", &script]);
+    let mut holder = Running::start(&mut holder, "holder", &deployment.path(""))?;
+    let is_held = || run(lab.node().command("test").args(["-e", "/run/held"])).is_ok();
+    holder.wait_ready(Duration::from_secs(5), is_held)?;
+    Ok(holder)
+}
