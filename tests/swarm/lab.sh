@@ -117,7 +117,8 @@ network() {
     local index address
     for index in 0 1; do
         ip -n "$netns" link add "bridge$index" type bridge
-        ip -n "$netns" link set "bridge$index" up
+        # Without a querier, snooping forgets who listens: a node that boots again would not be found over IPv6.
+        ip -n "$netns" link set "bridge$index" up type bridge mcast_snooping 0
     done
     for address in 198.51.100.1/24 198.51.100.2/24 "2001:db8:51::1/64 nodad" "2001:db8:51::2/64 nodad"; do
         # shellcheck disable=SC2086  # an address and its flag
