@@ -2,14 +2,12 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use anyhow::{Context, Result, ensure};
+use crate::lab::{Lab, NODES, Node, on_each};
+use anyhow::{Context, Result};
 use deadlight_tests::{
     lab::Family,
     programs::{Ended, built, finish, scanner},
 };
-use serde_json::Value;
-
-use crate::lab::{Lab, NODES, Node, on_each};
 
 /// What may be open: the site, the swarm's own ports, the agent.
 const ALLOWED: &str = "80,2377,7443,7946/tcp";
@@ -62,10 +60,17 @@ impl Fleet {
         .map(drop)
     }
 
+    /// Ends the agent of a node, if it runs; its rules stay.
+    pub(crate) fn stop_agent(&self, lab: &Lab, node: &Node) -> Result<()> {
+        let stop = "if [ -e /run/agent.pid ]; then kill $(cat /run/agent.pid) || :; \
+                    while [ -e /proc/$(cat /run/agent.pid) ]; do sleep 0.1; done; rm /run/agent.pid; fi";
+        lab.on(node, stop).map(drop)
+    }
+
     /// Ends the agent of a node, takes its rules away and forgets what it remembered.
     pub(crate) fn remove_agent(&self, lab: &Lab, node: &Node) -> Result<()> {
         let revert = agent_command(node, "revert --all");
-        lab.on(node, "if [ -e /run/agent.pid ]; then kill $(cat /run/agent.pid) || :; rm /run/agent.pid; fi")?;
+        self.stop_agent(lab, node)?;
         lab.on(node, &format!("[ ! -e /var/lib/deadlight/ledger.json ] || {revert}; rm -rf /var/lib/deadlight/*"))?;
         Ok(())
     }
@@ -78,13 +83,23 @@ impl Fleet {
         finish(&mut command)?.expect_code(0).context("scanner run --once")
     }
 
-    /// `scan --output json` of a node's addresses.
-    pub(crate) fn scan(&self, lab: &Lab, node: &Node, ports: &str, udp: &str) -> Result<Value> {
-        let mut command = scanner(&lab.inet)?;
-        command.arg("scan").args(Family::BOTH.map(|family| node.at(family, 0).ip().to_string()));
-        let ended = finish(command.args(["--ports", ports, "--udp", udp, "--output", "json"]))?;
-        ensure!(ended.code()? != 2, "{ended:?}");
-        serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))
+    /// `scan --output json` of every node.
+    pub(crate) fn scan(&self, lab: &Lab, ports: &str) -> Result<Ended> {
+        let addresses = NODES.iter().flat_map(|node| Family::BOTH.map(|family| node.at(family, 0).ip().to_string()));
+        finish(scanner(&lab.inet)?.arg("scan").args(addresses).args(["--ports", ports, "--output", "json"]))
+    }
+
+    /// What `explain` says, asked on a node: one line of the kind and the names.
+    pub(crate) fn explain(&self, lab: &Lab, node: &Node, port: &str) -> Result<String> {
+        let ended = self.agent(lab, node, &format!("explain {port}"))?.expect_code(0)?;
+        let cause = ended.stdout.lines().find_map(|line| line.strip_prefix("cause: "));
+        Ok(cause.with_context(|| ended.stdout.clone())?.to_owned())
+    }
+
+    /// The scanner forgets what it has seen.
+    pub(crate) fn forget(&self) -> Result<()> {
+        let file = self.shared.join("state.json");
+        if file.exists() { fs::remove_file(file).context("the scanner's state") } else { Ok(()) }
     }
 }
 

@@ -79,6 +79,11 @@ impl Lab {
         self.directory.path().join("shared")
     }
 
+    /// What a node runs at boot before it has an address, if it is there.
+    pub(crate) fn before_network(&self, node: &Node) -> PathBuf {
+        self.shared().join(format!("{}.before-network", node.name))
+    }
+
     /// Runs a shell command on a node, which must succeed.
     pub(crate) fn on(&self, node: &Node, command: &str) -> Result<String> {
         let ended =

@@ -48,13 +48,17 @@ up() {
     echo "$number" >"$lab/$node.number"
     truncate -s 2G "$lab/$node.disk"
     mkfs.ext4 -q "$lab/$node.disk"
-    local index
+    # The internet knows for ever where the node is, so that what is sent to it while it boots is not held back.
+    local index mac=02:00:00:00:00:$number address
+    for address in "198.51.100.$number" "2001:db8:51::$number"; do
+        ip -n "$netns" neigh replace "$address" lladdr "$mac" nud permanent dev bridge0
+    done
     for index in 0 1; do
         ip -n "$netns" tuntap add dev "tap$index-$number" mode tap
         ip -n "$netns" link set "tap$index-$number" master "bridge$index" up
     done
     printf '%s\n' linux.uml mem=1200M root=/dev/root rootfstype=hostfs "rootflags=$root" ro init=/init "ubda=$lab/$node.disk" \
-        "vec0:transport=tap,ifname=tap0-$number,depth=64,gro=1" "vec1:transport=tap,ifname=tap1-$number,depth=64" \
+        "vec0:transport=tap,ifname=tap0-$number,mac=$mac,depth=64,gro=1" "vec1:transport=tap,ifname=tap1-$number,depth=64" \
         con0=null,fd:1 con=null quiet "lab_shared=$lab/shared" "lab_node=$node" "lab_number=$number" "${options[@]}" \
         >"$lab/$node.command"
     boot "$node"

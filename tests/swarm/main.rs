@@ -4,11 +4,18 @@
 
 #![expect(clippy::print_stderr, reason = "how long the lab took belongs into the output")]
 
+mod boot;
+mod cause;
 mod expect;
 mod fleet;
+mod host;
 mod ingress;
+mod inside;
 mod lab;
+mod neighbour;
 mod published;
+mod revert;
+mod sessions;
 mod swarm;
 
 use std::{
@@ -32,13 +39,27 @@ type OfANode = fn(&Swarm, &'static Node) -> Result<()>;
 
 /// Told once.
 const OF_THE_SWARM: &[(&str, OfTheSwarm)] = &[
-    ("ingress::every_node_answers", ingress::every_node_answers),
     ("ingress::closed_through_every_node", ingress::closed_through_every_node),
     ("ingress::stays_closed_whatever_docker_does", ingress::stays_closed_whatever_docker_does),
+    ("ingress::closed_where_forward_accepts", ingress::closed_where_forward_accepts),
+    ("ingress::a_stale_rule_is_closed", ingress::a_stale_rule_is_closed),
+    ("inside::services_and_gateways_go_on", inside::services_and_gateways_go_on),
+    ("sessions::fall_silent_both_ways", sessions::fall_silent_both_ways),
+    ("host::control_ports_are_reported", host::control_ports_are_reported),
+    ("cause::of_a_port_that_no_service_publishes", cause::of_a_port_that_no_service_publishes),
+    ("boot::a_closed_port_answers_no_syn", boot::a_closed_port_answers_no_syn),
 ];
 
 /// Told of each node, which is to say of each engine.
-const OF_EACH_NODE: &[(&str, OfANode)] = &[("published::docker_run", published::docker_run)];
+const OF_EACH_NODE: &[(&str, OfANode)] = &[
+    ("published::docker_run", published::docker_run),
+    ("published::mode_host", published::mode_host),
+    ("host::container_on_the_host_network", host::container_on_the_host_network),
+    ("host::plain_process", host::plain_process),
+    ("neighbour::reaches_no_container", neighbour::reaches_no_container),
+    ("neighbour::reaches_no_loopback_publish", neighbour::reaches_no_loopback_publish),
+    ("revert::leaves_no_trace", revert::leaves_no_trace),
+];
 
 /// Booted when the first story asks for it.
 type Lab = OnceLock<Result<Swarm, String>>;
@@ -73,16 +94,13 @@ fn tell(lab: &Lab, story: &Story) -> Result<(), Failed> {
     let swarm = lab.get_or_init(|| {
         let started = Instant::now();
         let booted = Swarm::boot().map_err(|error| format!("{error:#}"));
-        eprintln!("the lab took {:.0?}", started.elapsed());
+        eprint!("the lab {:.0?}, the story ", started.elapsed());
         booted
     });
     let swarm = swarm.as_ref().map_err(|error| format!("there is no lab: {error}"))?;
     let started = Instant::now();
-    let told = swarm.clean().and_then(|()| {
-        eprintln!("clean after {:.1?}", started.elapsed());
-        story(swarm)
-    });
-    eprintln!("{:.1?}", started.elapsed());
+    let told = swarm.clean().and_then(|()| story(swarm));
+    eprint!("{:.0?} ", started.elapsed());
     told.map_err(|error| format!("{error:#}\n\n{}", swarm.state()).into())
 }
 

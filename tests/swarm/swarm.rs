@@ -1,9 +1,9 @@
 //! The swarm on the machines, and what its operator does with it.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
-use deadlight_tests::{image, netns::Netns, wait::wait_for};
+use deadlight_tests::{image, lab::Family, netns::Netns, wait::wait_for};
 
 use crate::{
     fleet::Fleet,
@@ -24,7 +24,7 @@ impl Swarm {
     pub(crate) fn boot() -> Result<Self> {
         let lab = Lab::boot()?;
         let [manager, workers @ ..] = &NODES;
-        let address = |node: &Node| node.at(deadlight_tests::lab::Family::V4, 2377);
+        let address = |node: &Node| node.at(Family::V4, 2377);
         lab.on(manager, &format!("docker swarm init --advertise-addr {}", address(manager).ip()))?;
         let token = lab.on(manager, "docker swarm join-token --quiet worker")?;
         for worker in workers {
@@ -55,8 +55,14 @@ impl Swarm {
              --update-delay 0s --name {name} {options} {} {command}",
             image::NAME
         );
-        self.manage(&create)?;
-        self.wait_for_task(name, "")
+        self.manage(&create).map(drop)
+    }
+
+    /// Waits until a service has its task, and returns the node on which it runs.
+    pub(crate) fn place_of(&self, service: &str) -> Result<&'static Node> {
+        self.wait_for_task(service, "")?;
+        let task = self.task(service)?;
+        NODES.iter().find(|node| task.starts_with(node.name)).with_context(|| format!("a task on no node: {task}"))
     }
 
     /// `docker service update`; returns when another task runs.
@@ -79,6 +85,12 @@ impl Swarm {
         Ok(())
     }
 
+    /// Starts a program of the node itself, which goes on until the next story.
+    pub(crate) fn run_process(&self, node: &Node, name: &str, command: &str) -> Result<()> {
+        let start = format!("setsid {command} </dev/null >/var/log/{name}.log 2>&1 & echo $! >/run/story-{name}");
+        self.on(node, &start).map(drop)
+    }
+
     /// Stops and starts a node's dockerd.
     pub(crate) fn restart_engine(&self, node: &Node) -> Result<()> {
         self.on(node, "/lab/engine.sh stop && /lab/engine.sh start").map(drop)
@@ -89,15 +101,25 @@ impl Swarm {
         self.on(&NODES[0], command)
     }
 
+    /// The first process of a container on a node; `filter` is as for `docker ps`.
+    pub(crate) fn pid(&self, node: &Node, filter: &str) -> Result<String> {
+        let inspect = format!("docker inspect --format '{{{{.State.Pid}}}}' $(docker ps --quiet --filter {filter})");
+        Ok(self.on(node, &inspect)?.trim().to_owned())
+    }
+
     /// As it was before any story: no service, container, agent, or other program.
     pub(crate) fn clean(&self) -> Result<()> {
         wait_for("the manager", PATIENCE, || {
             self.manage("docker service ls --quiet | xargs -r docker service rm").map_err(|error| format!("{error:#}"))
         })?;
+        self.fleet.forget()?;
         on_each(|node| self.fleet.remove_agent(&self.lab, node))?;
+        for script in NODES.iter().map(|node| self.lab.before_network(node)).filter(|script| script.exists()) {
+            fs::remove_file(script)?;
+        }
         on_each(|node| {
             let containers = "docker ps --all --quiet --filter name=^story | xargs -r docker rm --force";
-            self.on(node, &format!("{containers}; pkill -f '^socat.*story' || :"))
+            self.on(node, &format!("{containers}; for pid in $(cat /run/story-* 2>/dev/null); do kill $pid || :; done; rm -f /run/story-*"))
         })?;
         self.wait_for_no_container("")
     }
@@ -113,8 +135,8 @@ impl Swarm {
         NODES.iter().map(of).collect::<Vec<_>>().join("\n")
     }
 
-    /// Id and node of the task that runs.
-    pub(crate) fn task(&self, service: &str) -> Result<String> {
+    /// Node and id of the task that runs.
+    fn task(&self, service: &str) -> Result<String> {
         let format = "{{.CurrentState}} {{.ID}} {{.Node}}";
         let listing = self.manage(&format!("docker service ps --format '{format}' --no-trunc {service}"))?;
         let running = listing.lines().find(|line| line.starts_with("Running"));
