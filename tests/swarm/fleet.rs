@@ -1,6 +1,13 @@
 //! Deadlight on the swarm: an agent for each node, and the scanner outside.
 
-use std::{fs, path::PathBuf, process::Command};
+use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::Command,
+};
 
 use crate::lab::{Lab, NODES, Node, on_each};
 use anyhow::{Context, Result};
@@ -83,10 +90,21 @@ impl Fleet {
         finish(&mut command)?.expect_code(0).context("scanner run --once")
     }
 
-    /// `scan --output json` of every node.
-    pub(crate) fn scan(&self, lab: &Lab, ports: &str) -> Result<Ended> {
+    /// What `scan` says of every node: the open ports that nobody allowed.
+    pub(crate) fn scan(&self, lab: &Lab, ports: &str) -> Result<BTreeSet<SocketAddr>> {
         let addresses = NODES.iter().flat_map(|node| Family::BOTH.map(|family| node.at(family, 0).ip().to_string()));
-        finish(scanner(&lab.inet)?.arg("scan").args(addresses).args(["--ports", ports, "--output", "json"]))
+        let mut command = scanner(&lab.inet)?;
+        let ended = finish(command.arg("scan").args(addresses).args(["--ports", ports, "--output", "json"]))?;
+        let said: Value = serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
+        let found = said["findings"].as_array().with_context(|| format!("no findings in {said}"))?;
+        let place = |finding: &Value| Some((finding["address"].as_str()?.parse().ok()?, finding["port"].as_u64()?));
+        found
+            .iter()
+            .map(|finding| {
+                let (address, port): (IpAddr, u64) = place(finding).with_context(|| format!("{finding}"))?;
+                Ok((address, u16::try_from(port)?).into())
+            })
+            .collect()
     }
 
     /// What `explain` says, asked on a node: one line of the kind and the names.

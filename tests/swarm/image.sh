@@ -3,7 +3,7 @@
 set -eu
 tree=/tmp/image
 mkdir -p $tree/bin $tree/www
-for applet in sh httpd nc sleep wget; do ln -s busybox $tree/bin/$applet; done
+for applet in cat httpd sh sleep; do ln -s busybox $tree/bin/$applet; done
 echo hello >$tree/www/index.html
 cp /bin/busybox $tree/bin/
 # shellcheck disable=SC2046  # a list of files

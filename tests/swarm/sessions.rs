@@ -21,7 +21,8 @@ use crate::{
 
 const BEAT: Duration = Duration::from_millis(50);
 /// What a server does with a session: it talks each beat, and keeps what it hears in a file of its own container.
-const TALK: &str = "SYSTEM:'cat >>/heard & while echo beat; do sleep 0.1; done'";
+/// A shell takes the input of what it puts in the background away, unless it is handed over.
+const TALK: &str = "SYSTEM:'exec 3<&0; cat <&3 >>/heard & while echo beat; do sleep 0.1; done'";
 
 /// TCP and UDP through the mesh: after the closing nothing arrives at the client, nor at the server.
 pub(crate) fn fall_silent_both_ways(swarm: &Swarm) -> Result<()> {
