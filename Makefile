@@ -11,8 +11,9 @@ test: install build
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 	cargo nextest run --workspace $(if $(CI),--profile ci,)
 
-test-swarm:
-	@echo "not yet: the suite on a real multi-node swarm comes with its own issue; a real dockerd in swarm mode is part of 'make test'"
+test-swarm: install build
+	@tests/install.sh swarm
+	cargo test -p deadlight-tests --test swarm --locked -- $(STORIES)
 
 bench: install
 	@command -v masscan >/dev/null || apt-get install -y --no-install-recommends masscan

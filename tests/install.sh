@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the tests and the demo need on Debian; does nothing where it is already there.
+# Installs what the tests and the demo need on Debian, and with the word `swarm` what make test-swarm needs besides; does
+# nothing where it is already there.
 set -eu
 
 # command:package
@@ -7,6 +8,7 @@ needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack
         dockerd:docker.io docker:docker.io containerd:containerd runc:runc ps:procps tcpdump:tcpdump
         nsenter:util-linux cc:gcc make:make nmap:nmap socat:socat ethtool:ethtool
         ufw:ufw firewalld:firewalld dbus-daemon:dbus'
+[ "${1:-}" != swarm ] || needed="$needed linux.uml:user-mode-linux mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs"
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=
@@ -22,7 +24,7 @@ if [ -z "$missing" ]; then
 fi
 if [ "$(id -u)" != 0 ]; then
     echo "tests/install.sh: these packages are missing:$missing" >&2
-    echo "hint: sudo $0" >&2
+    echo "hint: sudo $0 $*" >&2
     exit 1
 fi
 if ! command -v apt-get >/dev/null 2>&1; then

@@ -1,0 +1,118 @@
+//! Stories on a real swarm of three engines: `make test-swarm`.
+//!
+//! The lab is booted once, by the first story that runs; stories go one after the other, each from a clean slate.
+
+#![expect(clippy::print_stderr, reason = "how long the lab took belongs into the output")]
+
+mod boot;
+mod cause;
+mod expect;
+mod fleet;
+mod host;
+mod ingress;
+mod inside;
+mod lab;
+mod neighbour;
+mod published;
+mod revert;
+mod sessions;
+mod swarm;
+
+use std::{
+    process::{ExitCode, exit},
+    sync::{Arc, OnceLock},
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::{
+    lab::{NODES, Node},
+    swarm::Swarm,
+};
+
+type OfTheSwarm = fn(&Swarm) -> Result<()>;
+type OfANode = fn(&Swarm, &'static Node) -> Result<()>;
+
+/// Told once.
+const OF_THE_SWARM: &[(&str, OfTheSwarm)] = &[
+    ("ingress::closed_through_every_node", ingress::closed_through_every_node),
+    ("ingress::stays_closed_whatever_docker_does", ingress::stays_closed_whatever_docker_does),
+    ("ingress::closed_where_forward_accepts", ingress::closed_where_forward_accepts),
+    ("ingress::a_stale_rule_is_closed", ingress::a_stale_rule_is_closed),
+    ("inside::services_and_gateways_go_on", inside::services_and_gateways_go_on),
+    ("sessions::fall_silent_both_ways", sessions::fall_silent_both_ways),
+    ("host::control_ports_are_reported", host::control_ports_are_reported),
+    ("cause::of_a_port_that_no_service_publishes", cause::of_a_port_that_no_service_publishes),
+    ("boot::a_closed_port_answers_no_syn", boot::a_closed_port_answers_no_syn),
+];
+
+/// Told of each node, which is to say of each engine.
+const OF_EACH_NODE: &[(&str, OfANode)] = &[
+    ("published::docker_run", published::docker_run),
+    ("published::mode_host", published::mode_host),
+    ("host::container_on_the_host_network", host::container_on_the_host_network),
+    ("host::plain_process", host::plain_process),
+    ("neighbour::reaches_no_container", neighbour::reaches_no_container),
+    ("neighbour::reaches_no_loopback_publish", neighbour::reaches_no_loopback_publish),
+    ("revert::leaves_no_trace", revert::leaves_no_trace),
+];
+
+/// Booted when the first story asks for it.
+type Lab = OnceLock<Result<Swarm, String>>;
+
+fn main() -> Result<ExitCode> {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    end_with_the_lab_down()?;
+    let lab = Arc::new(Lab::new());
+    let of_the_swarm = OF_THE_SWARM.iter().map(|&(name, story)| (name.to_owned(), Box::new(story) as Story));
+    let of_each_node = OF_EACH_NODE.iter().flat_map(|&(name, story)| {
+        NODES.iter().map(move |node| {
+            let story: Story = Box::new(move |swarm| story(swarm, node));
+            (format!("{name}_{}", node.engine), story)
+        })
+    });
+    let trials = of_the_swarm
+        .chain(of_each_node)
+        .map(|(name, story)| {
+            let lab = Arc::clone(&lab);
+            Trial::test(name, move || tell(&lab, &story))
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(Arc::into_inner(lab).context("a story still holds the lab")?);
+    Ok(conclusion.exit_code())
+}
+
+type Story = Box<dyn Fn(&Swarm) -> Result<()> + Send>;
+
+fn tell(lab: &Lab, story: &Story) -> Result<(), Failed> {
+    let swarm = lab.get_or_init(|| {
+        let started = Instant::now();
+        let booted = Swarm::boot().map_err(|error| format!("{error:#}"));
+        eprint!("the lab {:.0?}, the story ", started.elapsed());
+        booted
+    });
+    let swarm = swarm.as_ref().map_err(|error| format!("there is no lab: {error}"))?;
+    let started = Instant::now();
+    let told = swarm.clean().and_then(|()| story(swarm));
+    eprint!("{:.0?} ", started.elapsed());
+    told.map_err(|error| format!("{error:#}\n\n{}", swarm.state()).into())
+}
+
+/// Ctrl-C and SIGTERM take the lab down as well.
+fn end_with_the_lab_down() -> Result<()> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    signals.thread_block().context("block signals")?;
+    thread::spawn(move || {
+        let signal = signals.wait();
+        lab::take_down();
+        eprintln!("ended by {signal:?}");
+        exit(130);
+    });
+    Ok(())
+}
