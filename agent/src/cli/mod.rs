@@ -39,6 +39,8 @@ struct Args {
 enum Command {
     /// Listen for scanners and keep closed what shall be closed
     Run,
+    /// Put the rules of the ledger back, asking neither Docker nor the network: for boot, before Docker
+    Restore,
     /// Close everything that Docker publishes to the outside, but what is allowed; needs no scanner
     Harden {
         /// Published ports that stay open, such as 80/tcp,443/tcp
@@ -100,6 +102,7 @@ async fn dispatch(command: Command, path: Option<PathBuf>) -> anyhow::Result<Exi
         Config::load(path.as_deref()).hint("deadlight-agent --print-config shows every key with its default")?;
     match command {
         Command::Run => daemon::run(config).await,
+        Command::Restore => show::restore(&node(config)?).await,
         Command::Harden { allow, once, dry_run } => harden::harden(&node(config)?, &allow, once, dry_run).await,
         Command::Explain { port, address } => show::explain(&node(config)?, port, address).await,
         Command::Plan => show::plan(&node(config)?).await,

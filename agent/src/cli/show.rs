@@ -66,6 +66,13 @@ pub(super) async fn rules(node: &Node) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+pub(super) async fn restore(node: &Node) -> anyhow::Result<ExitCode> {
+    let written = node.restore().await.map_err(hinted)?;
+    let lines: String = written.iter().map(Change::to_string).collect();
+    print(if lines.is_empty() { "nothing to restore\n" } else { &lines })?;
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(super) async fn revert(node: &Node, selection: Selection) -> anyhow::Result<ExitCode> {
     let Reverted { written, unsaved } = node.revert(selection).await.map_err(hinted)?;
     warn_unsaved(unsaved.as_ref(), "a running agent will close again what it holds");

@@ -7,7 +7,7 @@ use deadlight_shared::{Port, PortSet, hint};
 use jiff::Timestamp;
 use tokio::task::block_in_place;
 
-use super::{Node, NodeError};
+use super::{Node, NodeError, State};
 use crate::firewall::{Change, Inspection};
 use crate::inventory::{Facts, Flow, Listener, conntrack, interfaces};
 use crate::ledger::{Closure, Ledger, LedgerError, Origin};
@@ -57,24 +57,29 @@ pub(super) enum Sessions {
 impl Node {
     /// Puts the guard in place before there is anything to close. In observe mode, nothing is done.
     pub async fn arm(&self) -> Result<Vec<Change>, NodeError> {
-        self.reconcile_as(true).await
+        self.reconcile_from(&mut *self.state_after_docker().await, true)
     }
 
     /// Puts back whatever is missing from the kernel. In observe mode, nothing is done.
     pub async fn reconcile(&self) -> Result<Vec<Change>, NodeError> {
-        self.reconcile_as(false).await
+        self.reconcile_from(&mut *self.state_after_docker().await, false)
     }
 
-    async fn reconcile_as(&self, arm: bool) -> Result<Vec<Change>, NodeError> {
+    /// As [`reconcile`](Self::reconcile), from the ledger alone: Docker is not asked, so it may not
+    /// have started yet, and an answer is never waited for.
+    pub async fn restore(&self) -> Result<Vec<Change>, NodeError> {
+        self.reconcile_from(&mut *self.state.lock().await, false)
+    }
+
+    fn reconcile_from(&self, state: &mut State, arm: bool) -> Result<Vec<Change>, NodeError> {
         if self.config.mode == Mode::Observe {
             return Ok(Vec::new());
         }
-        let mut state = self.state_after_docker().await;
         let _lock = self.lock()?;
-        let mut ledger = self.load(&state)?;
+        let mut ledger = self.load(state)?;
         ledger.armed |= arm;
         if state.unsaved.is_some() || ledger != self.store.load()? {
-            match self.save(&ledger, &mut state) {
+            match self.save(&ledger, state) {
                 None => tracing::debug!("ledger saved"),
                 Some(error) => tracing::error!("state not persisted: {}", hint::render(&error)),
             }
