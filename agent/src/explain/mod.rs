@@ -26,9 +26,12 @@ pub struct Question {
 /// The best answer that the facts allow.
 pub fn cause(question: Question, facts: &Facts, rules: &DockerRules) -> Cause {
     let view = View { question, facts, rules };
-    let mut cause = view
-        .by_flow()
-        .or_else(|| view.by_dnat())
+    // Without an address a flow may be of either family: what Docker says of itself is steadier.
+    let published = match question.address {
+        Some(_) => view.by_flow().or_else(|| view.by_dnat()),
+        None => view.by_dnat().or_else(|| view.by_flow()),
+    };
+    let mut cause = published
         .or_else(|| view.by_listener())
         .or_else(|| view.by_kernel())
         .unwrap_or_else(|| Cause::new(CauseKind::Unknown));
