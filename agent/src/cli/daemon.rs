@@ -13,10 +13,16 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{Server, router};
 use crate::config::Config;
-use crate::firewall::{Change, Linux};
+use crate::firewall::{Change, Linux, legacy_in_use};
+use crate::inventory::changes;
 use crate::node::{Node, NodeError};
 
-const RECONCILE_EVERY: Duration = Duration::from_secs(5);
+/// Where every change of the firewall is announced.
+const EVERY_ANNOUNCED: Duration = Duration::from_secs(30);
+/// Where iptables-legacy has tables.
+const EVERY_SILENT: Duration = Duration::from_secs(4);
+/// After an announced change Docker is asked as well, once its programs have written all they will.
+const SETTLED: Duration = Duration::from_secs(1);
 /// At start the network may not be there yet.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -55,11 +61,33 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Puts back what was lost, again and again.
+/// Puts back what was lost: at once where the kernel announces the change, else at the next turn.
 async fn keep(node: Arc<Node>) {
+    let mut changes = changes::watch()
+        .inspect_err(
+            |error| tracing::warn!(%error, "changes of the firewall are not announced; looking every few seconds"),
+        )
+        .ok();
+    let mut pause = Duration::ZERO;
     loop {
-        let kept = report("drift repaired", node.reconcile().await);
-        tokio::time::sleep(if kept { RECONCILE_EVERY } else { RETRY_AFTER }).await;
+        let author = match &mut changes {
+            Some(changes) => tokio::time::timeout(pause, changes.recv()).await.ok().flatten(),
+            None => {
+                tokio::time::sleep(pause).await;
+                None
+            }
+        };
+        pause = match author {
+            Some(author) => {
+                let kept = report(&format!("drift repaired, made by {author}"), node.restore().await);
+                if kept { SETTLED } else { RETRY_AFTER }
+            }
+            None => match report("drift repaired", node.reconcile().await) {
+                true if changes.is_some() && !legacy_in_use() => EVERY_ANNOUNCED,
+                true => EVERY_SILENT,
+                false => RETRY_AFTER,
+            },
+        };
     }
 }
 

@@ -152,7 +152,8 @@ fn read_saves(flavour: Flavour) -> Result<[Save; 2], FirewallError> {
     Ok([v4?, v6.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?])
 }
 
-fn legacy_in_use() -> bool {
+/// Whether iptables-legacy has tables in this kernel: nobody is told when those change.
+pub fn legacy_in_use() -> bool {
     ["/proc/self/net/ip_tables_names", "/proc/self/net/ip6_tables_names"]
         .iter()
         .any(|path| fs::read_to_string(path).is_ok_and(|names| !names.trim().is_empty()))

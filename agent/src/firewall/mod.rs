@@ -19,7 +19,7 @@ use std::fmt;
 use deadlight_shared::{Port, PortSet};
 use ipnet::IpNet;
 
-pub use linux::Linux;
+pub use linux::{Linux, legacy_in_use};
 pub use runner::FirewallError;
 
 /// What shall stand in the kernel, whatever the backend.

@@ -1,5 +1,6 @@
 //! What the node knows about its ports: flows, sockets, Docker's objects, interfaces. Facts only.
 
+pub mod changes;
 pub mod conntrack;
 pub mod docker;
 pub mod interfaces;
