@@ -40,7 +40,7 @@ impl Firewall for Linux {
             .extend(standing.iter().flat_map(|guard| guard.render().lines().map(str::to_owned).collect::<Vec<_>>()));
         match docker {
             Ok(None) => {}
-            Ok(Some((flavour, saves))) => inspect_docker(flavour, &saves, desired, &mut inspection),
+            Ok(Some((flavour, saves))) => inspect_docker(flavour, &saves, iptables::script, desired, &mut inspection),
             Err(error) => inspection.fault = Some(error),
         }
         Ok(inspection)
@@ -51,8 +51,10 @@ impl Firewall for Linux {
     }
 
     fn lines_for(&self, port: Port, desired: &Desired, docker: &DockerRules) -> Vec<String> {
-        let mut lines =
-            if nftables_works().unwrap_or(true) { nftables::lines_for(port) } else { iptables::guard::lines_for(port) };
+        let mut lines = match nftables_works().unwrap_or(true) {
+            true => nftables::lines_for(port),
+            false => iptables::guard::lines_for(port, desired),
+        };
         for family in Family::ALL.into_iter().filter(|family| docker.has_ingress(port, *family)) {
             let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
             let rules = iptables::tightened(port, family, &desired.inner_sources());
@@ -81,13 +83,7 @@ fn nftables_works() -> Result<bool, FirewallError> {
 fn inspect_without_nftables(desired: &Desired) -> Result<Inspection, FirewallError> {
     let saves = read_saves(Flavour::Legacy)?;
     let mut inspection = Inspection::default();
-    for (family, save) in Family::ALL.into_iter().zip(&saves) {
-        inspection.owned.extend(iptables::guard::owned(save));
-        if let Some((script, ports)) = iptables::guard::script(save, family, desired) {
-            inspection.change.steps.push(restore(family, Flavour::Legacy, script, ports));
-        }
-    }
-    inspect_docker(Flavour::Legacy, &saves, desired, &mut inspection);
+    inspect_docker(Flavour::Legacy, &saves, iptables::script_with_guard, desired, &mut inspection);
     Ok(inspection)
 }
 
@@ -96,12 +92,18 @@ fn restore(family: Family, flavour: Flavour, script: String, ports: Vec<Port>) -
     Step { program: program.map(str::to_owned).into(), script, ports }
 }
 
-fn inspect_docker(flavour: Flavour, saves: &[Save; 2], desired: &Desired, inspection: &mut Inspection) {
+fn inspect_docker(
+    flavour: Flavour,
+    saves: &[Save; 2],
+    script: fn(&Save, Family, &Desired) -> Option<(String, Vec<Port>)>,
+    desired: &Desired,
+    inspection: &mut Inspection,
+) {
     for (family, save) in Family::ALL.into_iter().zip(saves) {
         inspection.docker.dnat.extend(iptables::dnat_rules(save));
         inspection.docker.lines.extend(docker_lines(save));
         inspection.owned.extend(iptables::owned(save));
-        if let Some((script, ports)) = iptables::script(save, family, desired) {
+        if let Some((script, ports)) = script(save, family, desired) {
             inspection.change.steps.push(restore(family, flavour, script, ports));
         }
     }

@@ -1,81 +1,106 @@
-//! The guard where the kernel has no nf_tables: the same match in table `mangle`.
+//! The guard where the kernel has no nf_tables.
 //!
-//! Mangle PREROUTING stands after conntrack and before every DNAT, as the nftables guard does, and
-//! Docker writes nothing there. A UDP port is dropped, not rejected: REJECT exists in `filter` only.
-
-use std::fmt::Write as _;
+//! TCP is dropped in mangle PREROUTING, which stands after conntrack and before every DNAT, as the
+//! nftables guard does; Docker writes nothing there. UDP shall be rejected, so that a scanner sees
+//! proof, and REJECT exists in `filter` only: there the rules stand first in INPUT and in DOCKER-USER,
+//! which dockerd never rewrites. Answers of open sessions are dropped in mangle POSTROUTING.
 
 use deadlight_shared::{Port, Protocol};
 
 use super::{Family, MARK, Save};
 use crate::firewall::Desired;
 
-const TABLE: &str = "mangle";
-
-/// Where packets of the kernel enter our chains.
-const ENTRIES: [(&str, &str); 2] = [("PREROUTING", "DEADLIGHT-IN"), ("POSTROUTING", "DEADLIGHT-OUT")];
-
-/// The script for `iptables-restore --noflush` that brings the guard of one family in line with
-/// `desired`, with the ports that it shuts; none when it stands so already.
-pub fn script(save: &Save, family: Family, desired: &Desired) -> Option<(String, Vec<Port>)> {
-    let wanted = chains(family, desired);
-    let stands = |(name, rules): &(&str, Vec<String>)| {
-        save.has_chain(TABLE, name) && save.rules(TABLE, name).eq(rules.iter().map(String::as_str))
+/// Lines for table `mangle`; none when the guard stands there as `desired` says.
+pub(super) fn mangle(save: &Save, family: Family, desired: &Desired) -> Vec<String> {
+    let entry = |chain, jump| Entry { chain, jump: jump_to("", jump), wanted: true };
+    let layer = Layer {
+        table: "mangle",
+        chains: chains(family, desired).into(),
+        entries: vec![entry("PREROUTING", "DEADLIGHT-IN"), entry("POSTROUTING", "DEADLIGHT-OUT")],
     };
-    let entered = |(entry, chain): &(&str, &str)| {
-        let jump = jump(chain);
-        save.rules(TABLE, entry).next() == Some(&jump)
-            && save.rules(TABLE, entry).filter(|rule| **rule == *jump).count() == 1
-    };
-    let mut script = format!("*{TABLE}\n");
-    match desired.has_guard() {
-        true if wanted.iter().all(stands) && ENTRIES.iter().all(entered) => return None,
-        true => {
-            for (name, _) in &wanted {
-                let _infallible = writeln!(script, ":{name} - [0:0]");
-            }
-            for (name, rules) in &wanted {
-                script.extend(rules.iter().map(|rule| format!("-A {name} {rule}\n")));
-            }
-            for (entry, chain) in ENTRIES.iter().filter(|entry| !entered(entry)) {
-                let _infallible = writeln!(script, "{}-I {entry} 1 {}", leave(save, entry, chain), jump(chain));
-            }
-        }
-        false => {
-            let standing: Vec<&str> =
-                wanted.iter().map(|(name, _)| *name).filter(|name| save.has_chain(TABLE, name)).collect();
-            let left: String = ENTRIES.iter().map(|(entry, chain)| leave(save, entry, chain)).collect();
-            if standing.is_empty() && left.is_empty() {
-                return None;
-            }
-            script.push_str(&left);
-            script.extend(standing.iter().map(|name| format!("-F {name}\n")));
-            script.extend(standing.iter().map(|name| format!("-X {name}\n")));
-        }
-    }
-    script.push_str("COMMIT\n");
-    Some((script, desired.closed.iter().collect()))
+    layer.changes(save, desired.has_guard())
 }
 
-/// The rules of ours that stand in `save`.
-pub fn owned(save: &Save) -> Vec<String> {
-    let ours = |rule: &&str| rule.contains("DEADLIGHT");
-    save.all_rules(TABLE).filter(ours).map(|rule| format!("{TABLE} {rule}")).collect()
+/// Lines for table `filter`, where closed UDP ports are rejected; none when all is so.
+pub(super) fn filter(save: &Save, family: Family, desired: &Desired) -> Vec<String> {
+    let has_user = save.has_chain("filter", "DOCKER-USER");
+    let entry = |chain, wanted| Entry { chain, jump: jump_to("-p udp ", REJECT), wanted };
+    let rules = pass(family, desired, "s").chain(udp(desired).flat_map(|port| refuse(family, desired, port)));
+    let layer = Layer {
+        table: "filter",
+        chains: vec![(REJECT, rules.collect())],
+        entries: vec![entry("INPUT", true), entry("DOCKER-USER", has_user), entry("FORWARD", !has_user)],
+    };
+    layer.changes(save, udp(desired).next().is_some())
 }
 
 /// The rules that shut `port`.
-pub fn lines_for(port: Port) -> Vec<String> {
-    let [shut, mute] = [("DEADLIGHT-SHUT", shut(port)), ("DEADLIGHT-MUTE", mute(port))];
-    ["iptables", "ip6tables"]
-        .into_iter()
-        .flat_map(|program| [&shut, &mute].map(|(chain, rule)| format!("{program} -t {TABLE} -A {chain} {rule}")))
-        .collect()
+pub(in crate::firewall) fn lines_for(port: Port, desired: &Desired) -> Vec<String> {
+    let lines = |program: &str, family| {
+        let shut = match port.protocol {
+            Protocol::Tcp => vec![format!("-t mangle -A DEADLIGHT-SHUT {}", shut(port))],
+            Protocol::Udp => refuse(family, desired, port).iter().map(|rule| format!("-A {REJECT} {rule}")).collect(),
+        };
+        let mute = format!("-t mangle -A DEADLIGHT-MUTE {}", mute(port));
+        shut.into_iter().chain([mute]).map(|line| format!("{program} {line}")).collect::<Vec<_>>()
+    };
+    [lines("iptables", Family::V4), lines("ip6tables", Family::V6)].concat()
 }
 
-/// All chains, those first that others enter.
+/// Closed UDP ports are rejected here.
+const REJECT: &str = "DEADLIGHT-REJECT";
+
+/// Chains of ours in one table, those first that others enter.
+struct Layer {
+    table: &'static str,
+    chains: Vec<(&'static str, Vec<String>)>,
+    entries: Vec<Entry>,
+}
+
+/// Where packets enter: the first rule of a chain of the kernel's or of Docker's.
+struct Entry {
+    chain: &'static str,
+    jump: String,
+    wanted: bool,
+}
+
+impl Layer {
+    /// Lines for `iptables-restore --noflush` that put it in place, or take it away.
+    fn changes(&self, save: &Save, stands: bool) -> Vec<String> {
+        let rules = |chain| save.rules(self.table, chain);
+        let jumps = |entry: &Entry| rules(entry.chain).filter(|rule| **rule == entry.jump).count();
+        let entered = |entry: &Entry| match entry.wanted && stands {
+            true => rules(entry.chain).next() == Some(&entry.jump) && jumps(entry) == 1,
+            false => jumps(entry) == 0,
+        };
+        let written = |(name, wanted): &(&'static str, Vec<String>)| {
+            save.has_chain(self.table, name) && rules(name).eq(wanted.iter().map(String::as_str))
+        };
+        let mut lines = Vec::new();
+        if stands && !self.chains.iter().all(written) {
+            lines.extend(self.chains.iter().map(|(name, _)| format!(":{name} - [0:0]")));
+            for (name, wanted) in &self.chains {
+                lines.extend(wanted.iter().map(|rule| format!("-A {name} {rule}")));
+            }
+        }
+        for entry in self.entries.iter().filter(|entry| !entered(entry)) {
+            let Entry { chain, jump, wanted } = entry;
+            lines.extend((0..jumps(entry)).map(|_| format!("-D {chain} {jump}")));
+            if *wanted && stands {
+                lines.push(format!("-I {chain} 1 {jump}"));
+            }
+        }
+        if !stands {
+            let standing = || self.chains.iter().filter(|(name, _)| save.has_chain(self.table, name));
+            lines.extend(standing().map(|(name, _)| format!("-F {name}")));
+            lines.extend(standing().map(|(name, _)| format!("-X {name}")));
+        }
+        lines
+    }
+}
+
+/// All chains of table `mangle`.
 fn chains(family: Family, desired: &Desired) -> [(&'static str, Vec<String>); 5] {
-    let trusted = || desired.trusted.iter().map(ipnet::IpNet::trunc).filter(|net| family.holds(net.addr()));
-    let pass = |direction: &'static str| trusted().map(move |net| format!("-{direction} {net} -j RETURN"));
     let by = |direction: &'static str, matches: &'static str| {
         desired.outside.iter().map(move |interface| format!("-{direction} {interface} {matches}"))
     };
@@ -83,22 +108,32 @@ fn chains(family: Family, desired: &Desired) -> [(&'static str, Vec<String>); 5]
     [
         (
             "DEADLIGHT-IN",
-            pass("s")
+            pass(family, desired, "s")
                 .chain(by("i", "-m conntrack --ctdir ORIGINAL -j DEADLIGHT-SHUT"))
                 .chain(by("i", "-m conntrack --ctstate UNTRACKED -j DEADLIGHT-SHUT"))
                 .collect(),
         ),
         (
             "DEADLIGHT-OUT",
-            pass("d")
+            pass(family, desired, "d")
                 .chain(by("o", "-m conntrack --ctdir REPLY -j DEADLIGHT-MUTE"))
                 .chain(by("o", "-p tcp -m conntrack --ctstate NEW -m tcp --tcp-flags ACK ACK -j DEADLIGHT-STRAY"))
                 .collect(),
         ),
-        ("DEADLIGHT-SHUT", desired.closed.iter().map(shut).collect()),
+        ("DEADLIGHT-SHUT", tcp().map(shut).collect()),
         ("DEADLIGHT-MUTE", desired.closed.iter().map(mute).collect()),
         ("DEADLIGHT-STRAY", tcp().map(|port| format!("-p tcp -m tcp --sport {} -j DROP", port.number)).collect()),
     ]
+}
+
+/// Trusted sources or destinations go their way.
+fn pass(family: Family, desired: &Desired, direction: &'static str) -> impl Iterator<Item = String> {
+    let trusted = desired.trusted.iter().map(ipnet::IpNet::trunc).filter(move |net| family.holds(net.addr()));
+    trusted.map(move |net| format!("-{direction} {net} -j RETURN"))
+}
+
+fn udp(desired: &Desired) -> impl Iterator<Item = Port> {
+    desired.closed.iter().filter(|port| port.protocol == Protocol::Udp)
 }
 
 fn shut(port: Port) -> String {
@@ -109,14 +144,24 @@ fn mute(port: Port) -> String {
     format!("-p {} -m conntrack --ctorigdstport {} -j DROP", port.protocol, port.number)
 }
 
-fn jump(chain: &str) -> String {
-    format!("{MARK} -j {chain}")
+/// By the published port, which DNAT may have replaced; untracked packets meet no DNAT.
+fn refuse(family: Family, desired: &Desired, port: Port) -> Vec<String> {
+    let answer = if family == Family::V4 { "icmp-port-unreachable" } else { "icmp6-port-unreachable" };
+    let matches = [
+        format!("-m conntrack --ctorigdstport {} --ctdir ORIGINAL", port.number),
+        format!("-m conntrack --ctstate UNTRACKED -m udp --dport {}", port.number),
+    ];
+    let on = |interface: &String| {
+        matches
+            .iter()
+            .map(|by| format!("-i {interface} -p udp {by} -j REJECT --reject-with {answer}"))
+            .collect::<Vec<_>>()
+    };
+    desired.outside.iter().flat_map(on).collect()
 }
 
-/// Lines that delete every jump to `chain`.
-fn leave(save: &Save, entry: &str, chain: &str) -> String {
-    let jump = jump(chain);
-    save.rules(TABLE, entry).filter(|rule| **rule == *jump).map(|rule| format!("-D {entry} {rule}\n")).collect()
+fn jump_to(matches: &str, chain: &str) -> String {
+    format!("{matches}{MARK} -j {chain}")
 }
 
 #[cfg(test)]
@@ -132,40 +177,68 @@ mod tests {
         }
     }
 
-    /// What stands after `script` was written on nothing.
-    fn written(script: &str) -> Save {
-        let jumps =
-            script.replace("-I PREROUTING 1 ", "-A PREROUTING ").replace("-I POSTROUTING 1 ", "-A POSTROUTING ");
-        Save::parse(&jumps.replace("*mangle\n", "*mangle\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n"))
-            .unwrap()
+    /// What stands after `lines` were written beside the built-in chains and `others`.
+    fn written(table: &str, lines: &[String], others: &str) -> Save {
+        let built_in = ["PREROUTING", "POSTROUTING", "INPUT", "FORWARD"].map(|name| format!(":{name} ACCEPT [0:0]\n"));
+        let rules: String = lines.iter().map(|line| insertion(line) + "\n").collect();
+        Save::parse(&format!("*{table}\n{}{rules}{others}COMMIT\n", built_in.concat())).unwrap()
+    }
+
+    fn insertion(line: &str) -> String {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["-I", chain, "1", rest @ ..] => format!("-A {chain} {}", rest.join(" ")),
+            _ => line.to_owned(),
+        }
     }
 
     #[test]
     fn what_is_written_stands_and_leaves_no_trace() {
         for family in Family::ALL {
             let wanted = desired("8080/tcp,5514/udp");
-            let (text, ports) = script(&Save::default(), family, &wanted).unwrap();
-            assert_eq!(ports.len(), 2);
-            let save = written(&text);
-            assert_eq!(script(&save, family, &wanted), None);
-            assert!(script(&save, family, &desired("8080/tcp")).is_some());
-            let (gone, _) = script(&save, family, &Desired::default()).unwrap();
-            assert_eq!(gone.matches("-D ").count(), 2);
-            assert_eq!((gone.matches("-F ").count(), gone.matches("-X ").count()), (5, 5));
-            let trusted = if family == Family::V4 { "-s 203.0.113.0/24" } else { "-s 2001:db8:7::/48" };
-            assert!(text.contains(&format!("-A DEADLIGHT-IN {trusted} -j RETURN")));
+            for (table, layer, chains, entries) in [
+                ("mangle", mangle as fn(&Save, Family, &Desired) -> Vec<String>, 5, 2),
+                ("filter", filter as fn(&Save, Family, &Desired) -> Vec<String>, 1, 2),
+            ] {
+                let lines = layer(&Save::default(), family, &wanted);
+                let save = written(table, &lines, "");
+                assert!(layer(&save, family, &wanted).is_empty(), "{lines:#?}");
+                assert!(!layer(&save, family, &desired("8080/tcp")).is_empty());
+                let gone = layer(&save, family, &Desired::default()).join("\n");
+                assert_eq!(gone.matches("-D ").count(), entries, "{gone}");
+                assert_eq!((gone.matches("-F ").count(), gone.matches("-X ").count()), (chains, chains));
+                let trusted = if family == Family::V4 { "-s 203.0.113.0/24" } else { "-s 2001:db8:7::/48" };
+                assert!(lines.iter().any(|line| line.ends_with(&format!(" {trusted} -j RETURN"))));
+                assert!(layer(&Save::default(), family, &Desired::default()).is_empty());
+            }
         }
-        assert_eq!(script(&Save::default(), Family::V4, &Desired::default()), None);
     }
 
     #[test]
     fn a_jump_that_does_not_stand_first_is_put_back() {
         let wanted = desired("8080/tcp");
-        let (text, _) = script(&Save::default(), Family::V4, &wanted).unwrap();
-        let behind = text.replace("-I PREROUTING 1 ", "-A PREROUTING -j ACCEPT\n-I PREROUTING 1 ");
-        let (again, _) = script(&written(&behind), Family::V4, &wanted).unwrap();
+        let mut lines = mangle(&Save::default(), Family::V4, &wanted);
+        let place = lines.iter().position(|line| line.starts_with("-I PREROUTING")).unwrap();
+        lines.insert(place, "-A PREROUTING -j ACCEPT".to_owned());
         let jump = "-m comment --comment deadlight -j DEADLIGHT-IN";
-        assert!(again.contains(&format!("-D PREROUTING {jump}\n-I PREROUTING 1 {jump}\n")), "{again}");
-        assert!(!again.contains("POSTROUTING 1"));
+        assert_eq!(
+            mangle(&written("mangle", &lines, ""), Family::V4, &wanted),
+            [format!("-D PREROUTING {jump}"), format!("-I PREROUTING 1 {jump}")]
+        );
+    }
+
+    #[test]
+    fn udp_is_rejected_where_docker_never_rewrites() {
+        let wanted = desired("5514/udp");
+        let without_docker = filter(&Save::default(), Family::V4, &wanted);
+        let jump = "-p udp -m comment --comment deadlight -j DEADLIGHT-REJECT";
+        assert!(without_docker.contains(&format!("-I FORWARD 1 {jump}")));
+        let with_docker = written("filter", &without_docker, ":DOCKER-USER - [0:0]\n");
+        assert_eq!(
+            filter(&with_docker, Family::V4, &wanted),
+            [format!("-I DOCKER-USER 1 {jump}"), format!("-D FORWARD {jump}")]
+        );
+        assert!(filter(&with_docker, Family::V4, &desired("8080/tcp")).contains(&"-X DEADLIGHT-REJECT".to_owned()));
+        assert!(!mangle(&Save::default(), Family::V4, &wanted).iter().any(|line| line.contains("SHUT -p udp")));
     }
 }

@@ -1,7 +1,7 @@
 //! Docker's own rules: read, and tightened where they are wider than they need to be.
 
 mod allow;
-pub mod guard;
+pub(super) mod guard;
 mod ingress;
 mod save;
 
@@ -78,29 +78,45 @@ pub fn dnat_rules(save: &Save) -> Vec<Dnat> {
 }
 
 /// The script for `iptables-restore --noflush` that makes Docker's filter table as `desired` says;
-/// none when it is so already. The second value names the ports that the script tightens.
+/// none when it is so already. The second value names the ports that the script shuts or tightens.
 pub fn script(save: &Save, family: Family, desired: &Desired) -> Option<(String, Vec<Port>)> {
+    let (filter, ports) = tighten(save, family, desired);
+    render([("filter", filter)]).map(|script| (script, ports))
+}
+
+/// The same, with the guard in the same tables: for a kernel without nf_tables.
+pub fn script_with_guard(save: &Save, family: Family, desired: &Desired) -> Option<(String, Vec<Port>)> {
+    let (mut filter, _) = tighten(save, family, desired);
+    // Last, so that the places of the other rules are as they were read.
+    filter.extend(guard::filter(save, family, desired));
+    let script = render([("mangle", guard::mangle(save, family, desired)), ("filter", filter)]);
+    script.map(|script| (script, desired.closed.iter().collect()))
+}
+
+/// Our own rules in `save`, table first where it is not `filter`.
+pub fn owned(save: &Save) -> Vec<String> {
+    let rules = |table: &'static str| save.all_rules(table).filter(|rule| is_ours(rule));
+    rules("mangle").map(|rule| format!("mangle {rule}")).chain(rules("filter").map(str::to_owned)).collect()
+}
+
+/// Whether `rule` is ours: by its mark, or because it stands in a chain of ours.
+pub fn is_ours(rule: &str) -> bool {
+    rule.contains(MARK) || rule.starts_with("-A DEADLIGHT")
+}
+
+fn tighten(save: &Save, family: Family, desired: &Desired) -> (Vec<String>, Vec<Port>) {
     let (ingress, ports) = ingress::changes(save, family, desired);
     let (chain, jump) = allow::changes(save, desired);
-    if ingress.is_empty() && chain.is_empty() && jump.is_empty() {
-        return None;
-    }
-    let mut script = String::from("*filter\n");
-    for line in chain.into_iter().chain(jump).chain(ingress) {
-        let _infallible = writeln!(script, "{line}");
-    }
-    script.push_str("COMMIT\n");
-    Some((script, ports))
+    (chain.into_iter().chain(jump).chain(ingress).collect(), ports)
 }
 
-/// Our own rules in `save`.
-pub fn owned(save: &Save) -> Vec<String> {
-    save.all_rules("filter").filter(|rule| is_ours(rule)).map(str::to_owned).collect()
-}
-
-/// Whether `rule` carries our mark.
-pub fn is_ours(rule: &str) -> bool {
-    rule.contains(MARK)
+/// Each table that needs lines, in one input.
+fn render<const N: usize>(tables: [(&str, Vec<String>); N]) -> Option<String> {
+    let mut script = String::new();
+    for (table, lines) in tables.into_iter().filter(|(_, lines)| !lines.is_empty()) {
+        let _infallible = writeln!(script, "*{table}\n{}\nCOMMIT", lines.join("\n"));
+    }
+    (!script.is_empty()).then_some(script)
 }
 
 fn parse_dnat(chain: &'static str, rule: &str) -> Option<Dnat> {
