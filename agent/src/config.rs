@@ -19,6 +19,28 @@ pub const SAMPLE: &str = include_str!("../agent.toml");
 /// Where the file is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/deadlight/agent.toml";
 
+/// Who reaches the swarm's own ports: 2377/tcp, 7946/tcp, 7946/udp, 4789/udp.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SwarmControl {
+    /// Everybody; they are reported and never closed.
+    #[default]
+    Open,
+    /// The swarm's nodes and `trusted`, as soon as Docker has told who the nodes are.
+    Peers,
+}
+
+/// What is closed without anybody's word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Posture {
+    /// Nothing: what a scanner reports is closed.
+    #[default]
+    Reported,
+    /// Everything that Docker publishes, but what the file or a scanner allows.
+    Allowlist,
+}
+
 /// The file's content. [`SAMPLE`] explains each key.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -33,6 +55,10 @@ pub struct Config {
     #[serde(deserialize_with = "networks")]
     pub trusted: Vec<IpNet>,
     pub protected: Vec<PortSet>,
+    pub swarm_control: SwarmControl,
+    pub posture: Posture,
+    #[serde(with = "deadlight_shared::port_set::as_items")]
+    pub allow: PortSet,
     pub max_new_per_hour: usize,
     pub docker_socket: PathBuf,
     pub tls: Option<TlsPaths>,
@@ -48,8 +74,16 @@ impl Config {
         }
     }
 
+    /// Ports that are closed by the file itself. Without a known peer, closing them would cut the swarm.
+    pub fn closed(&self, knows_peers: bool) -> PortSet {
+        match self.swarm_control {
+            SwarmControl::Peers if knows_peers => swarm_control(),
+            SwarmControl::Peers | SwarmControl::Open => PortSet::default(),
+        }
+    }
+
     /// The local policy; `listeners` are looked through for sshd.
-    pub fn policy(&self, listeners: &[Listener]) -> Policy {
+    pub fn policy(&self, listeners: &[Listener], knows_peers: bool) -> Policy {
         let held = |is_it: fn(&Process) -> bool| -> PortSet {
             let held = listeners.iter().filter(|listener| listener.process.as_ref().is_some_and(is_it));
             held.map(|listener| listener.port).collect()
@@ -59,6 +93,7 @@ impl Config {
         let mut local = PortSet::default();
         self.protected.iter().for_each(|ports| local.extend(ports));
         let own = Port::new(Protocol::Tcp, self.listen.port());
+        let by_the_swarm = if self.closed(knows_peers).is_empty() { swarm_control() } else { PortSet::default() };
         let protection = |ports: PortSet, reason: &str| Protection { ports, reason: reason.to_owned() };
         Policy {
             protected: vec![
@@ -66,7 +101,7 @@ impl Config {
                 protection(sshd, "sshd listens on it"),
                 protection(init, "process 1 holds it for a unit, which may be ssh.socket"),
                 protection(own.into_iter().collect(), "the agent listens on it"),
-                protection(swarm_control(), "the swarm needs it between its nodes"),
+                protection(by_the_swarm, "the swarm needs it between its nodes"),
                 protection(local, "the configuration protects it"),
             ],
             max_new_per_hour: self.max_new_per_hour,
@@ -84,6 +119,9 @@ impl Default for Config {
             outside: Vec::new(),
             trusted: Vec::new(),
             protected: Vec::new(),
+            swarm_control: SwarmControl::Open,
+            posture: Posture::Reported,
+            allow: PortSet::default(),
             max_new_per_hour: 20,
             docker_socket: PathBuf::from("/var/run/docker.sock"),
             tls: None,
@@ -136,7 +174,7 @@ mod tests {
             listener("8080/tcp", 701, "dockerd"),
         ];
         let config = Config { protected: vec!["9100/tcp".parse().unwrap()], ..Config::default() };
-        let policy = config.policy(&listeners);
+        let policy = config.policy(&listeners, true);
         for port in
             ["22/tcp", "2222/tcp", "2223/tcp", "7443/tcp", "2377/tcp", "7946/tcp", "7946/udp", "4789/udp", "9100/tcp"]
         {
@@ -145,6 +183,16 @@ mod tests {
         for port in ["8080/tcp", "22/udp", "4789/tcp", "9100/udp"] {
             assert!(policy.protection(port.parse().unwrap()).is_none(), "{port}");
         }
+    }
+
+    #[test]
+    fn the_swarms_own_ports_are_closed_once_its_nodes_are_known() {
+        let config = Config { swarm_control: SwarmControl::Peers, ..Config::default() };
+        assert_eq!(config.closed(true).to_string(), "2377/tcp,7946/tcp,4789/udp,7946/udp");
+        assert!(config.closed(false).is_empty());
+        let gossip = "7946/udp".parse().unwrap();
+        assert!(config.policy(&[], true).protection(gossip).is_none());
+        assert!(config.policy(&[], false).protection(gossip).is_some());
     }
 
     #[test]
@@ -158,6 +206,7 @@ mod tests {
             ("trusted = [\"0.0.0.0/0\"]", "is everybody"),
             ("trusted = [\"::/0\"]", "is everybody"),
             ("node = \"a b\"", "is not a name"),
+            ("swarm_control = \"peer\"", "did you mean `peers`"),
         ] {
             let error = config::parse::<Config>(text, Path::new("agent.toml")).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text}: {error}");

@@ -6,19 +6,20 @@ mod answer;
 #[cfg(test)]
 mod protected;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use deadlight_shared::wire::{ClosedPort, Explanation, Mode, Status};
 use deadlight_shared::{Name, PortSet};
 use ipnet::IpNet;
+use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::block_in_place;
 
-use crate::config::Config;
+use crate::config::{Config, SwarmControl};
 use crate::explain::{self, Question};
 use crate::firewall::{Desired, Firewall, FirewallError, Inspection};
-use crate::inventory::{Facts, Listener, NetlinkError, docker, interfaces, listeners};
+use crate::inventory::{Facts, Listener, NetlinkError, Networks, docker, interfaces, listeners};
 use crate::ledger::{Ledger, LedgerError, Store};
 use crate::plan::Policy;
 
@@ -35,8 +36,10 @@ pub struct Node {
 
 #[derive(Default)]
 struct State {
-    /// Docker's subnets, once they were heard.
-    subnets: Option<Vec<IpNet>>,
+    /// What Docker last told.
+    networks: Option<Networks>,
+    /// What was lost and put back since the last report, oldest first.
+    drift: VecDeque<String>,
     /// A ledger that could not be saved.
     unsaved: Option<Unsaved>,
 }
@@ -89,7 +92,8 @@ impl Node {
         let mut state = self.state.lock().await;
         let port = question.port;
         let facts = self.gather(&mut state, [port].into_iter().collect()).await;
-        let (ledger, policy) = (self.load(&state)?, self.policy()?);
+        let ledger = self.load(&state)?;
+        let policy = self.policy(&ledger)?;
         let desired = self.desired(&ledger, &policy);
         let inspection = block_in_place(|| self.firewall.inspect(&desired))?;
         Ok(Explanation {
@@ -107,14 +111,19 @@ impl Node {
     /// The node's state of health. Changes nothing.
     pub async fn status(&self) -> Result<Status, NodeError> {
         let state = self.state.lock().await;
-        let (ledger, policy) = (self.load(&state)?, self.policy()?);
+        let ledger = self.load(&state)?;
+        let policy = self.policy(&ledger)?;
         let desired = self.desired(&ledger, &policy);
         let inspection = block_in_place(|| self.firewall.inspect(&desired));
         let (mut problems, mut dropped) = (Vec::new(), BTreeMap::new());
         if state.unsaved.is_some() {
             problems.push("state not persisted: the state directory cannot be written".to_owned());
         }
-        if let Err(error) = docker::gather(&self.config.docker_socket).await {
+        if self.config.swarm_control == SwarmControl::Peers && ledger.peers.is_empty() {
+            problems
+                .push("swarm_control = \"peers\", but no node of the swarm is known: its ports stay open".to_owned());
+        }
+        if let Err(error) = docker::networks(&self.config.docker_socket).await {
             problems.push(format!("{error}; causes read unknown meanwhile"));
         }
         let in_force = match inspection {
@@ -139,24 +148,30 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             closed: closed.collect(),
             in_force,
+            drift: state.drift.iter().cloned().collect(),
             problems,
         })
     }
 
-    /// One look at the kernel, compared with the ledger. Changes nothing.
+    /// One look at the kernel, compared with what the ledger and the posture say. Changes nothing.
     pub async fn inspect(&self) -> Result<Inspection, NodeError> {
         let state = self.state_after_docker().await;
-        let (ledger, policy) = (self.load(&state)?, self.policy()?);
+        let (mut ledger, listeners) = (self.load(&state)?, self.listeners()?);
+        self.take_posture(&mut ledger, &listeners)?;
+        let policy = self.policy_beside(&listeners, &ledger);
         Ok(block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy)))?)
     }
 
     /// What shall stand. A port that became protected after it was closed is open again.
     fn desired(&self, ledger: &Ledger, policy: &Policy) -> Desired {
+        let mut closed = ledger.closed();
+        closed.extend(&self.config.closed(!ledger.peers.is_empty()));
         Desired {
-            closed: ledger.closed().iter().filter(|port| policy.protection(*port).is_none()).collect(),
+            closed: closed.iter().filter(|port| policy.protection(*port).is_none()).collect(),
             armed: ledger.armed,
             outside: ledger.outside.clone(),
             trusted: self.config.trusted.clone(),
+            peers: ledger.peers.keys().copied().collect(),
             docker_subnets: if ledger.docker_subnets.is_empty() {
                 default_subnets()
             } else {
@@ -166,8 +181,12 @@ impl Node {
         }
     }
 
-    fn policy(&self) -> Result<Policy, NodeError> {
-        Ok(self.config.policy(&self.listeners()?))
+    fn policy(&self, ledger: &Ledger) -> Result<Policy, NodeError> {
+        Ok(self.policy_beside(&self.listeners()?, ledger))
+    }
+
+    fn policy_beside(&self, listeners: &[Listener], ledger: &Ledger) -> Policy {
+        self.config.policy(listeners, !ledger.peers.is_empty())
     }
 
     fn listeners(&self) -> Result<Vec<Listener>, NodeError> {
@@ -180,8 +199,8 @@ impl Node {
             Some(unsaved) if unsaved.on_disk == self.store.load().ok() => unsaved.ledger.clone(),
             _ => self.store.load()?,
         };
-        if let Some(subnets) = &state.subnets {
-            ledger.docker_subnets.clone_from(subnets);
+        if let Some(networks) = &state.networks {
+            ledger.hear(networks, Timestamp::now());
         }
         match self.config.outside.is_empty() {
             true => ledger.outside.extend(block_in_place(interfaces::with_default_route).map_err(NodeError::Routes)?),
@@ -200,7 +219,7 @@ impl Node {
     async fn gather(&self, state: &mut MutexGuard<'_, State>, ports: PortSet) -> Facts {
         let facts = Facts::gather(&self.config.docker_socket, ports).await;
         if let Ok(docker) = &facts.docker {
-            state.subnets = Some(docker.subnets.clone());
+            state.networks = Some(docker.networks.clone());
         }
         facts
     }
@@ -208,11 +227,11 @@ impl Node {
     /// The state, after Docker was asked for its subnets. Docker is asked first: one that hangs must
     /// not keep an order waiting.
     async fn state_after_docker(&self) -> MutexGuard<'_, State> {
-        let heard = docker::gather(&self.config.docker_socket).await;
+        let heard = docker::networks(&self.config.docker_socket).await;
         let mut state = self.state.lock().await;
         match heard {
-            Ok(facts) => state.subnets = Some(facts.subnets),
-            Err(error) => tracing::debug!(%error, "docker does not answer; its subnets stay as last heard"),
+            Ok(networks) => state.networks = Some(networks),
+            Err(error) => tracing::debug!(%error, "docker does not answer; its networks stay as last heard"),
         }
         state
     }

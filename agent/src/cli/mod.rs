@@ -2,6 +2,7 @@
 
 mod daemon;
 mod harden;
+mod keep;
 mod show;
 
 use std::io::{self, Write as _};

@@ -73,6 +73,8 @@ impl<'a> Table<'a> {
                 // By an outside interface, from or to somebody whom nobody trusts.
                 ["iifname" | "oifname", "!=", "@outside", rest @ ..] => (false, rest),
                 ["ip", "saddr" | "daddr", "@trusted4", rest @ ..] => (false, rest),
+                // The node by its own address, not by loopback.
+                ["ip", "daddr", "127.0.0.0/8", rest @ ..] => (false, rest),
                 ["ip6", "saddr" | "daddr", "@trusted6", rest @ ..] => (false, rest),
                 ["ct", "direction", "original", rest @ ..] => (tracked == Tracked::Original, rest),
                 ["ct", "direction", "reply", rest @ ..] => (tracked == Tracked::Reply, rest),

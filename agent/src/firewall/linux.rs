@@ -95,7 +95,7 @@ fn restore(family: Family, flavour: Flavour, script: String, ports: Vec<Port>) -
 fn inspect_docker(
     flavour: Flavour,
     saves: &[Save; 2],
-    script: fn(&Save, Family, &Desired) -> Option<(String, Vec<Port>)>,
+    script: fn(&Save, Family, &Desired) -> Option<iptables::Script>,
     desired: &Desired,
     inspection: &mut Inspection,
 ) {

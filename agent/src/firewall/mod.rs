@@ -15,6 +15,7 @@ mod runner;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use deadlight_shared::{Port, PortSet};
 use ipnet::IpNet;
@@ -34,6 +35,8 @@ pub struct Desired {
     pub outside: BTreeSet<String>,
     /// Sources that pass the guard all the same.
     pub trusted: Vec<IpNet>,
+    /// The swarm's nodes: what is closed to the outside is not closed to them.
+    pub peers: BTreeSet<IpAddr>,
     /// Subnets of the node's own containers.
     pub docker_subnets: Vec<IpNet>,
     /// Published ports that stay open to everybody.
@@ -44,6 +47,12 @@ impl Desired {
     /// Whether the guard stands at all.
     fn has_guard(&self) -> bool {
         self.armed || !self.closed.is_empty()
+    }
+
+    /// Sources that pass the guard.
+    fn passing(&self) -> Vec<IpNet> {
+        let all = self.trusted.iter().copied().chain(self.peers.iter().copied().map(IpNet::from));
+        IpNet::aggregate(&all.collect::<Vec<_>>())
     }
 
     /// Sources that a tightened rule of Docker's still lets through.

@@ -40,7 +40,7 @@ impl Guard {
             return None;
         }
         let (trusted4, trusted6): (Vec<IpNet>, Vec<IpNet>) =
-            IpNet::aggregate(&desired.trusted).into_iter().partition(|net| matches!(net, IpNet::V4(_)));
+            desired.passing().into_iter().partition(|net| matches!(net, IpNet::V4(_)));
         let sets = [
             ("outside", "type ifname", desired.outside.iter().map(|name| format!("\"{name}\"")).collect()),
             ("trusted4", "type ipv4_addr;flags interval", trusted4.iter().map(address_element).collect()),
@@ -145,10 +145,12 @@ pub fn lines_for(port: Port) -> Vec<String> {
     ]
 }
 
+/// Where Docker has switched route_localnet on, a neighbour reaches what is published on 127.0.0.1 for the node alone.
 /// `ct direction` matches no packet that somebody exempted from tracking; for those the port decides.
-const PREROUTING: [&str; 8] = [
+const PREROUTING: [&str; 9] = [
     "type filter hook prerouting priority -160; policy accept;",
     "iifname != @outside accept",
+    "ip daddr 127.0.0.0/8 drop",
     "ip saddr @trusted4 accept",
     "ip6 saddr @trusted6 accept",
     "ct direction original tcp dport @closed_tcp drop",

@@ -2,23 +2,34 @@
 //! to close a port.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::models::{ContainerSummary, EndpointPortConfigPublishModeEnum, Network, PortSummaryTypeEnum};
-use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions, ListServicesOptions};
+use bollard::models::{
+    ContainerSummary, EndpointPortConfigPublishModeEnum, LocalNodeState, Network, PortSummaryTypeEnum,
+};
+use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions, ListNodesOptions, ListServicesOptions};
 use deadlight_shared::{Port, Protocol};
 use ipnet::IpNet;
 
 const LIMIT: Duration = Duration::from_secs(2);
 
+/// What rules are made from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Networks {
+    /// Subnets of the node's own bridges.
+    pub subnets: Vec<IpNet>,
+    /// Addresses of the swarm's nodes, as far as this one knows them; none outside of a swarm.
+    pub peers: BTreeSet<IpAddr>,
+}
+
 /// Docker's objects, as far as they explain a port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DockerFacts {
-    /// Subnets of the node's own bridges.
-    pub subnets: Vec<IpNet>,
+    /// What rules are made from.
+    pub networks: Networks,
     /// Services of the swarm; none where this node is no manager.
     pub services: Option<Vec<Service>>,
     /// Running containers of this node.
@@ -76,27 +87,76 @@ pub enum DockerError {
     },
 }
 
-/// Asks the engine behind `socket`; at most two seconds.
+/// Asks the engine behind `socket` for what rules are made from; at most two seconds.
+pub async fn networks(socket: &Path) -> Result<Networks, DockerError> {
+    ask(socket, async |docker| ask_networks(&docker).await).await
+}
+
+/// Asks the engine behind `socket` for everything; at most two seconds.
 pub async fn gather(socket: &Path) -> Result<DockerFacts, DockerError> {
-    let reach =
-        |error: bollard::errors::Error| DockerError::Reach { socket: socket.to_owned(), reason: error.to_string() };
-    let path = socket.to_string_lossy();
-    let docker = Docker::connect_with_unix(&path, LIMIT.as_secs(), bollard::API_DEFAULT_VERSION).map_err(reach)?;
-    match tokio::time::timeout(LIMIT, ask(&docker)).await {
-        Ok(facts) => facts.map_err(reach),
+    ask(socket, async |docker| ask_all(&docker).await).await
+}
+
+/// A client of the engine behind `socket`; nothing is asked yet.
+pub(super) fn client(socket: &Path) -> Result<Docker, DockerError> {
+    Docker::connect_with_unix(&socket.to_string_lossy(), LIMIT.as_secs(), bollard::API_DEFAULT_VERSION)
+        .map_err(|error| reach(socket, &error))
+}
+
+fn reach(socket: &Path, error: &bollard::errors::Error) -> DockerError {
+    DockerError::Reach { socket: socket.to_owned(), reason: error.to_string() }
+}
+
+async fn ask<T>(
+    socket: &Path,
+    question: impl AsyncFnOnce(Docker) -> Result<T, bollard::errors::Error>,
+) -> Result<T, DockerError> {
+    match tokio::time::timeout(LIMIT, question(client(socket)?)).await {
+        Ok(answer) => answer.map_err(|error| reach(socket, &error)),
         Err(_) => Err(DockerError::Hung { socket: socket.to_owned() }),
     }
 }
 
-async fn ask(docker: &Docker) -> Result<DockerFacts, bollard::errors::Error> {
+async fn ask_networks(docker: &Docker) -> Result<Networks, bollard::errors::Error> {
     let networks = docker.list_networks(None::<ListNetworksOptions>).await?;
+    // In one order, whatever Docker's, so that rules made from them do not change by themselves.
+    let subnets: BTreeSet<IpNet> = networks.iter().flat_map(bridge_subnets).collect();
+    Ok(Networks { subnets: subnets.into_iter().collect(), peers: ask_peers(docker, &networks).await? })
+}
+
+/// A worker knows the managers, and who takes part in the ingress network; a manager knows everybody.
+async fn ask_peers(docker: &Docker, networks: &[Network]) -> Result<BTreeSet<IpAddr>, bollard::errors::Error> {
+    let swarm = docker.info().await?.swarm.unwrap_or_default();
+    if swarm.local_node_state != Some(LocalNodeState::ACTIVE) {
+        return Ok(BTreeSet::new());
+    }
+    let nodes = match swarm.control_available {
+        Some(true) => docker.list_nodes(None::<ListNodesOptions>).await?,
+        _ => Vec::new(),
+    };
+    let managers = swarm.remote_managers.into_iter().flatten().filter_map(|manager| manager.addr);
+    let in_networks =
+        networks.iter().flat_map(|network| network.peers.iter().flatten()).filter_map(|peer| peer.ip.clone());
+    let listed = nodes.into_iter().flat_map(|node| {
+        [node.status.and_then(|status| status.addr), node.manager_status.and_then(|status| status.addr)]
+    });
+    let told = managers.chain(in_networks).chain(listed.flatten());
+    let addresses = told.filter_map(|text| address(&text));
+    Ok(addresses.filter(|address| !address.is_unspecified() && !address.is_loopback()).collect())
+}
+
+/// Docker writes some of them with a port.
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
+}
+
+async fn ask_all(docker: &Docker) -> Result<DockerFacts, bollard::errors::Error> {
+    let networks = ask_networks(docker).await?;
     let containers = docker.list_containers(None::<ListContainersOptions>).await?;
     // Workers and engines outside a swarm refuse this one; that is an answer too.
     let services = docker.list_services(None::<ListServicesOptions>).await.ok();
-    // In one order, whatever Docker's, so that rules made from them do not change by themselves.
-    let subnets: BTreeSet<IpNet> = networks.iter().flat_map(bridge_subnets).collect();
     Ok(DockerFacts {
-        subnets: subnets.into_iter().collect(),
+        networks,
         services: services.map(|services| services.into_iter().map(service).collect()),
         containers: containers.into_iter().map(container).collect(),
     })

@@ -3,6 +3,7 @@
 pub mod changes;
 pub mod conntrack;
 pub mod docker;
+pub mod events;
 pub mod interfaces;
 pub mod listeners;
 mod netlink;
@@ -12,7 +13,7 @@ use std::net::IpAddr;
 use deadlight_shared::{Port, PortSet};
 
 pub use conntrack::Flow;
-pub use docker::{Container, DockerFacts, Service};
+pub use docker::{Container, DockerFacts, Networks, Service};
 pub use listeners::{Listener, Process};
 pub use netlink::NetlinkError;
 

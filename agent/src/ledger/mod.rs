@@ -3,14 +3,21 @@
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use deadlight_shared::wire::{OrderMark, Report};
 use deadlight_shared::{Name, Port, PortSet};
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::inventory::Networks;
+
 pub use store::{LedgerError, Store};
+
+/// So that the ledger is not written anew each time Docker is asked.
+const PEER_NEWS: SignedDuration = SignedDuration::from_mins(10);
+const PEER_LIFE: SignedDuration = SignedDuration::from_hours(24);
 
 /// The whole ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,11 +32,13 @@ pub struct Ledger {
     /// Subnets of the node's own containers as Docker last told them: an engine that is away changes
     /// nothing.
     pub docker_subnets: Vec<IpNet>,
+    /// The swarm's nodes, each with the time when Docker last told it, to within [`PEER_NEWS`].
+    pub peers: BTreeMap<IpAddr, Timestamp>,
     /// Closed ports, one entry each.
     pub closures: Vec<Closure>,
     /// When orders closed ports that were open, as far as the budget still counts it.
     pub spent: Vec<Timestamp>,
-    /// Ports that `harden --allow` named.
+    /// Ports that `harden --allow` or the configuration named.
     #[serde(with = "deadlight_shared::port_set::as_items")]
     pub allowed_locally: PortSet,
     /// The newest order of each scanner, with the report it was answered.
@@ -56,6 +65,8 @@ pub enum Origin {
     Order(Name),
     /// An operator on this node, by `harden`.
     Local,
+    /// The configuration: its posture is `allowlist`.
+    Posture,
 }
 
 /// An order that was taken.
@@ -89,11 +100,16 @@ impl Ledger {
         self.closures.iter().map(|closure| closure.port).collect()
     }
 
-    /// All allowed ports, less those that are closed.
-    pub fn allowed(&self) -> PortSet {
+    /// All ports that are allowed, on this node or by a scanner.
+    pub fn named(&self) -> PortSet {
         let mut named = self.allowed_locally.clone();
         self.orders.values().for_each(|order| named.extend(&order.allow));
-        named.iter().filter(|port| !self.is_closed(*port)).collect()
+        named
+    }
+
+    /// All allowed ports, less those that are closed.
+    pub fn allowed(&self) -> PortSet {
+        self.named().iter().filter(|port| !self.is_closed(*port)).collect()
     }
 
     /// Forgets everything but which orders were answered, so that none can be replayed.
@@ -101,6 +117,19 @@ impl Ledger {
         let mut orders = std::mem::take(&mut self.orders);
         orders.values_mut().for_each(|order| order.allow = PortSet::default());
         *self = Self { orders, ..Self::default() };
+    }
+
+    /// Takes in what Docker tells: the node's subnets and the swarm's nodes. A node that is no longer
+    /// told stays for a day: an engine that has just started knows few of them.
+    pub fn hear(&mut self, networks: &Networks, now: Timestamp) {
+        self.docker_subnets.clone_from(&networks.subnets);
+        for &peer in &networks.peers {
+            let heard = self.peers.entry(peer).or_insert(now);
+            if now.duration_since(*heard) > PEER_NEWS {
+                *heard = now;
+            }
+        }
+        self.peers.retain(|_, heard| now.duration_since(*heard) < PEER_LIFE);
     }
 
     /// Adds a closure. One that stands keeps its date; a local word outlives an order's.
@@ -120,10 +149,36 @@ impl Default for Ledger {
             armed: false,
             outside: BTreeSet::new(),
             docker_subnets: Vec::new(),
+            peers: BTreeMap::new(),
             closures: Vec::new(),
             spent: Vec::new(),
             allowed_locally: PortSet::default(),
             orders: BTreeMap::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_is_no_longer_told_stays_for_a_day() {
+        let networks = |peers: &[&str]| Networks {
+            peers: peers.iter().map(|peer| peer.parse().unwrap()).collect(),
+            ..Networks::default()
+        };
+        let after = |hours| Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hours);
+        let mut ledger = Ledger::default();
+        ledger.hear(&networks(&["198.51.100.11", "2001:db8:51::12"]), after(0));
+        let before = ledger.clone();
+        ledger.hear(&networks(&["198.51.100.11"]), after(0) + SignedDuration::from_mins(1));
+        assert_eq!(ledger, before, "nothing to write");
+        ledger.hear(&networks(&["198.51.100.11"]), after(23));
+        assert_eq!(ledger.peers.len(), 2);
+        ledger.hear(&networks(&["198.51.100.11"]), after(24));
+        assert_eq!(ledger.peers.keys().map(ToString::to_string).collect::<Vec<_>>(), ["198.51.100.11"]);
+        ledger.hear(&Networks::default(), after(48));
+        assert!(ledger.peers.is_empty());
     }
 }

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use tokio::task::block_in_place;
 
 use super::{Node, NodeError, State};
+use crate::config::Posture;
 use crate::firewall::{Change, Inspection};
-use crate::inventory::{Facts, Flow, Listener, conntrack, interfaces};
-use crate::ledger::{Closure, Ledger, LedgerError, Origin};
+use crate::inventory::{DockerFacts, Flow, Listener, conntrack, interfaces};
+use crate::ledger::{Ledger, LedgerError, Origin};
 use crate::plan;
 use crate::reconcile::{Reconciled, converge};
 
@@ -54,6 +55,9 @@ pub(super) enum Sessions {
     SeverOnChange,
 }
 
+/// Repairs that are remembered until they are reported.
+const DRIFT_KEPT: usize = 20;
+
 impl Node {
     /// Puts the guard in place before there is anything to close. In observe mode, nothing is done.
     pub async fn arm(&self) -> Result<Vec<Change>, NodeError> {
@@ -76,8 +80,9 @@ impl Node {
             return Ok(Vec::new());
         }
         let _lock = self.lock()?;
-        let mut ledger = self.load(state)?;
+        let (mut ledger, listeners) = (self.load(state)?, self.listeners()?);
         ledger.armed |= arm;
+        self.take_posture(&mut ledger, &listeners)?;
         if state.unsaved.is_some() || ledger != self.store.load()? {
             match self.save(&ledger, state) {
                 None => tracing::debug!("ledger saved"),
@@ -85,7 +90,41 @@ impl Node {
             }
         }
         let sessions = if arm { Sessions::Sever } else { Sessions::SeverOnChange };
-        Ok(self.enforce(&ledger, &self.listeners()?, sessions)?.written)
+        Ok(self.enforce(&ledger, &listeners, sessions)?.written)
+    }
+
+    /// Brings into the ledger what the configured posture says of the ports that are published now. Docker
+    /// is not asked: its rules and docker-proxy's sockets tell all that is open.
+    pub(super) fn take_posture(&self, ledger: &mut Ledger, listeners: &[Listener]) -> Result<(), NodeError> {
+        if self.config.posture == Posture::Reported {
+            ledger.closures.retain(|closure| closure.origin != Origin::Posture);
+            return Ok(());
+        }
+        ledger.allowed_locally = self.config.allow.clone();
+        let allow = ledger.named();
+        ledger.closures.retain(|closure| closure.origin != Origin::Posture || !allow.contains(closure.port));
+        let policy = self.policy_beside(listeners, ledger);
+        let inspection = block_in_place(|| self.firewall.inspect(&self.desired(ledger, &policy)))?;
+        let published = published(&inspection, listeners, None);
+        plan::close_published(&published, &allow, &Origin::Posture, &policy, ledger, Timestamp::now());
+        Ok(())
+    }
+
+    /// Logs what was put back, and keeps it for the next report.
+    pub async fn remember_drift(&self, written: &[Change], author: &str) {
+        for change in written {
+            tracing::warn!(%change, author, "drift repaired");
+        }
+        if let [first, ..] = written {
+            let state = &mut *self.state.lock().await;
+            let programs = first.steps.iter().filter_map(|step| step.program.first()).map(String::as_str);
+            let by = programs.collect::<Vec<_>>().join(", ");
+            state.drift.push_back(format!(
+                "{}: rules were lost and put back by {by}; likely author: {author}",
+                Timestamp::now()
+            ));
+            state.drift.drain(..state.drift.len().saturating_sub(DRIFT_KEPT));
+        }
     }
 
     /// Opens again what the agent closed. An operator's local command, whatever the mode.
@@ -108,19 +147,13 @@ impl Node {
         let facts = self.gather(&mut state, PortSet::default()).await;
         let _lock = self.lock()?;
         let (mut ledger, listeners) = (self.load(&state)?, self.listeners()?);
-        let policy = self.config.policy(&listeners);
+        let policy = self.policy_beside(&listeners, &ledger);
         let inspection = block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy)))?;
-        let published = published(&inspection, &facts);
+        let published = published(&inspection, &listeners, facts.docker.as_ref().ok());
         ledger.armed = true;
         ledger.allowed_locally = allow.clone();
         ledger.closures.retain(|closure| !allow.contains(closure.port));
-        let mut refused = Vec::new();
-        for port in published.iter().filter(|port| !allow.contains(*port)) {
-            match policy.protection(port) {
-                Some(reason) => refused.push(reason.to_string()),
-                None => ledger.close(Closure { port, origin: Origin::Local, since: Timestamp::now() }),
-            }
-        }
+        let refused = plan::close_published(&published, allow, &Origin::Local, &policy, &mut ledger, Timestamp::now());
         let desired = self.desired(&ledger, &policy);
         let closed = desired.closed.clone();
         if dry_run {
@@ -143,7 +176,7 @@ impl Node {
         listeners: &[Listener],
         sessions: Sessions,
     ) -> Result<Reconciled, NodeError> {
-        let policy = self.config.policy(listeners);
+        let policy = self.policy_beside(listeners, ledger);
         let desired = self.desired(ledger, &policy);
         let is_protected = |port| policy.protection(port).is_some();
         let reconciled = block_in_place(|| converge(&*self.firewall, &desired, is_protected));
@@ -177,9 +210,9 @@ fn forget_reversed(listeners: &[Listener], closed: &PortSet) {
 
 /// Every port that Docker publishes: by its rules, by its own word, and by the sockets of
 /// docker-proxy, which serve IPv6 where Docker writes no IPv6 rules.
-fn published(inspection: &Inspection, facts: &Facts) -> PortSet {
+fn published(inspection: &Inspection, listeners: &[Listener], docker: Option<&DockerFacts>) -> PortSet {
     let mut ports = inspection.docker.published();
-    if let Ok(docker) = &facts.docker {
+    if let Some(docker) = docker {
         ports.extend(&docker.containers.iter().flat_map(|container| container.published.iter().copied()).collect());
         ports.extend(&docker.services.iter().flatten().flat_map(|service| service.ingress.iter().copied()).collect());
     }
@@ -187,6 +220,6 @@ fn published(inspection: &Inspection, facts: &Facts) -> PortSet {
         listener.process.as_ref().is_some_and(|process| process.program == "docker-proxy")
             && !listener.address.is_loopback()
     };
-    ports.extend(&facts.listeners.iter().flatten().filter(is_proxy).map(|listener| listener.port).collect());
+    ports.extend(&listeners.iter().filter(is_proxy).map(|listener| listener.port).collect());
     ports
 }

@@ -35,7 +35,7 @@ impl Node {
             return Ok(stored);
         }
         let listeners = self.listeners()?;
-        let policy = self.config.policy(&listeners);
+        let policy = self.policy_beside(&listeners, &ledger);
         let decisions = plan::decide(order, &ledger, &policy, now);
         if self.config.mode == Mode::Enforce {
             plan::record(order, &decisions, &mut ledger, now);
@@ -94,7 +94,8 @@ impl Node {
                 }
             })
             .collect();
-        let warnings = unsaved.iter().map(|error| format!("state not persisted: {}", chain(error))).collect();
+        let unsaved = unsaved.iter().map(|error| format!("state not persisted: {}", chain(error)));
+        let warnings = unsaved.chain(state.drift.drain(..)).collect();
         let report = Report {
             schema: Report::SCHEMA.to_owned(),
             node: self.name.clone(),

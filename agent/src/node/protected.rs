@@ -9,7 +9,7 @@ use fastrand::Rng;
 use jiff::Timestamp;
 
 use super::Node;
-use crate::config::Config;
+use crate::config::{Config, SwarmControl};
 use crate::firewall::fake::Fake;
 use crate::firewall::iptables::{self, Family, Save};
 use crate::firewall::kernel::{Table, WAYS, accepts, restored};
@@ -50,7 +50,9 @@ fn of_random_policies_and_sets() {
                     let (listening, local, closed) = (some(3), some(3), some(6));
                     let listeners: Vec<Listener> = listening.into_iter().map(|port| listener(port, &mut rng)).collect();
                     let listen = ([0; 4], rng.u16(7440..7446)).into();
-                    let config = Config { protected: vec![local.into_iter().collect()], listen, ..Config::default() };
+                    let swarm_control = if rng.bool() { SwarmControl::Open } else { SwarmControl::Peers };
+                    let protected = vec![local.into_iter().collect()];
+                    let config = Config { protected, swarm_control, listen, ..Config::default() };
                     check(config, &listeners, &closed);
                 }
             });
@@ -60,11 +62,13 @@ fn of_random_policies_and_sets() {
 
 /// Closes `ports` in the ledger, renders, and asks the rules about each of them and each that is protected.
 fn check(config: Config, listeners: &[Listener], ports: &[Port]) {
-    let policy = config.policy(listeners);
+    let has_peers = config.swarm_control == SwarmControl::Peers;
+    let policy = config.policy(listeners, has_peers);
     let node = Node::new("n1".parse().unwrap(), config, Box::new(Fake::default()));
     let mut ledger = Ledger::default();
     ledger.armed = true;
     ledger.outside.insert("eth0".to_owned());
+    ledger.peers.extend(has_peers.then(|| ("198.51.100.12".parse().unwrap(), Timestamp::UNIX_EPOCH)));
     for &port in ports {
         ledger.close(Closure { port, origin: Origin::Local, since: Timestamp::UNIX_EPOCH });
     }

@@ -4,7 +4,7 @@ mod policy;
 mod reversed;
 
 use deadlight_shared::wire::Order;
-use deadlight_shared::{FindingId, Port};
+use deadlight_shared::{FindingId, Port, PortSet};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ledger::{Closure, Ledger, Origin};
@@ -49,7 +49,7 @@ pub fn decide(order: &Order, ledger: &Ledger, policy: &Policy, now: Timestamp) -
                     Verdict::Refuse(format!("{port} is both a finding and allowed in the same order"))
                 }
                 None if ledger.allowed_locally.contains(port) => {
-                    Verdict::Refuse(format!("{port} is allowed on this node by `harden --allow`"))
+                    Verdict::Refuse(format!("{port} is allowed on this node, by `harden --allow` or its configuration"))
                 }
                 None if ledger.is_closed(port) || taken.contains(&port) => Verdict::Close,
                 None => budget.take(),
@@ -63,8 +63,8 @@ pub fn decide(order: &Order, ledger: &Ledger, policy: &Policy, now: Timestamp) -
 }
 
 /// Takes an order into the ledger: closes what was decided, and opens again what the order's
-/// allowlist covers and an earlier order of the same scanner had closed. What was closed locally,
-/// or by another scanner, stays closed.
+/// allowlist covers and an earlier order of the same scanner, or the posture, had closed. What was
+/// closed by `harden`, or by another scanner, stays closed.
 pub fn record(order: &Order, decisions: &[Decision], ledger: &mut Ledger, now: Timestamp) {
     let origin = Origin::Order(order.scanner.clone());
     ledger.spent.retain(|spent| now.duration_since(*spent) < BUDGET_PERIOD);
@@ -75,7 +75,28 @@ pub fn record(order: &Order, decisions: &[Decision], ledger: &mut Ledger, now: T
         ledger.close(Closure { port, origin: origin.clone(), since: now });
     }
     ledger.armed = true;
-    ledger.closures.retain(|closure| closure.origin != origin || !order.allow.contains(closure.port));
+    let yields = |closure: &Closure| [&origin, &Origin::Posture].contains(&&closure.origin);
+    ledger.closures.retain(|closure| !yields(closure) || !order.allow.contains(closure.port));
+}
+
+/// Closes every port of `published` that is neither in `allow` nor protected; gives back why those of
+/// the latter stay open.
+pub fn close_published(
+    published: &PortSet,
+    allow: &PortSet,
+    origin: &Origin,
+    policy: &Policy,
+    ledger: &mut Ledger,
+    now: Timestamp,
+) -> Vec<String> {
+    let mut refused = Vec::new();
+    for port in published.iter().filter(|port| !allow.contains(*port)) {
+        match policy.protection(port) {
+            Some(reason) => refused.push(reason.to_string()),
+            None => ledger.close(Closure { port, origin: origin.clone(), since: now }),
+        }
+    }
+    refused
 }
 
 const BUDGET_PERIOD: SignedDuration = SignedDuration::from_hours(1);
@@ -108,7 +129,6 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use deadlight_shared::PortSet;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -209,5 +229,17 @@ mod tests {
         assert_eq!(ledger.closed().to_string(), "8080/tcp,9000/tcp", "another scanner's allowlist");
         take(order(&[], "8080/tcp 9000/tcp"), &mut ledger);
         assert_eq!(ledger.closed().to_string(), "9000/tcp");
+        ledger.close(Closure { port: "9001/tcp".parse().unwrap(), origin: Origin::Posture, since: NOW });
+        take(order(&[], "9000/tcp 9001/tcp"), &mut ledger);
+        assert_eq!(ledger.closed().to_string(), "9000/tcp", "the posture yields to an allowlist");
+    }
+
+    #[test]
+    fn what_is_published_is_closed_but_what_is_allowed_or_protected() {
+        let mut ledger = Ledger::default();
+        let (published, allow) = ("22,80,8080/tcp,5514/udp".parse().unwrap(), "80/tcp".parse().unwrap());
+        let refused = close_published(&published, &allow, &Origin::Posture, &policy("22/tcp", 0), &mut ledger, NOW);
+        assert_eq!(refused, ["22/tcp is protected: the local list"]);
+        assert_eq!(ledger.closed().to_string(), "8080/tcp,5514/udp");
     }
 }

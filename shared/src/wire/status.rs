@@ -21,6 +21,9 @@ pub struct Status {
     pub closed: Vec<ClosedPort>,
     /// Whether the kernel holds exactly the rules that it should.
     pub in_force: bool,
+    /// Rules that were lost and put back since the last report, with their likely author.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<String>,
     /// What is wrong or missing, one sentence each; empty when all is well.
     pub problems: Vec<String>,
 }

@@ -108,7 +108,8 @@ fn chains(family: Family, desired: &Desired) -> [(&'static str, Vec<String>); 5]
     [
         (
             "DEADLIGHT-IN",
-            pass(family, desired, "s")
+            loopback(family, desired)
+                .chain(pass(family, desired, "s"))
                 .chain(by("i", "-m conntrack --ctdir ORIGINAL -j DEADLIGHT-SHUT"))
                 .chain(by("i", "-m conntrack --ctstate UNTRACKED -j DEADLIGHT-SHUT"))
                 .collect(),
@@ -126,10 +127,16 @@ fn chains(family: Family, desired: &Desired) -> [(&'static str, Vec<String>); 5]
     ]
 }
 
-/// Trusted sources or destinations go their way.
+/// Where Docker has switched route_localnet on, a neighbour reaches what is published on 127.0.0.1.
+fn loopback(family: Family, desired: &Desired) -> impl Iterator<Item = String> {
+    let interfaces = desired.outside.iter().filter(move |_| family == Family::V4);
+    interfaces.map(|interface| format!("-d 127.0.0.0/8 -i {interface} -j DROP"))
+}
+
+/// Trusted sources or destinations, and the swarm's nodes, go their way.
 fn pass(family: Family, desired: &Desired, direction: &'static str) -> impl Iterator<Item = String> {
-    let trusted = desired.trusted.iter().map(ipnet::IpNet::trunc).filter(move |net| family.holds(net.addr()));
-    trusted.map(move |net| format!("-{direction} {net} -j RETURN"))
+    let passing = desired.passing().into_iter().filter(move |net| family.holds(net.addr()));
+    passing.map(move |net| format!("-{direction} {net} -j RETURN"))
 }
 
 fn udp(desired: &Desired) -> impl Iterator<Item = Port> {

@@ -77,15 +77,18 @@ pub fn dnat_rules(save: &Save) -> Vec<Dnat> {
         .collect()
 }
 
+/// Lines for a program, and the ports that they shut or tighten.
+pub type Script = (String, Vec<Port>);
+
 /// The script for `iptables-restore --noflush` that makes Docker's filter table as `desired` says;
-/// none when it is so already. The second value names the ports that the script shuts or tightens.
-pub fn script(save: &Save, family: Family, desired: &Desired) -> Option<(String, Vec<Port>)> {
+/// none when it is so already.
+pub fn script(save: &Save, family: Family, desired: &Desired) -> Option<Script> {
     let (filter, ports) = tighten(save, family, desired);
     render([("filter", filter)]).map(|script| (script, ports))
 }
 
 /// The same, with the guard in the same tables: for a kernel without nf_tables.
-pub fn script_with_guard(save: &Save, family: Family, desired: &Desired) -> Option<(String, Vec<Port>)> {
+pub fn script_with_guard(save: &Save, family: Family, desired: &Desired) -> Option<Script> {
     let (mut filter, _) = tighten(save, family, desired);
     // Last, so that the places of the other rules are as they were read.
     filter.extend(guard::filter(save, family, desired));
