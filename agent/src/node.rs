@@ -102,6 +102,7 @@ impl Node {
             port,
             cause: explain::cause(question, &facts, &inspection.docker),
             path: explain::path(port, &inspection.docker),
+            allowed_by: ledger.allowed_by(port),
             closed: desired.closed.contains(port) && inspection.change.is_empty(),
             refused: policy.protection(port).map(|reason| reason.to_string()),
             rules: self.firewall.lines_for(port, &desired, &inspection.docker),

@@ -1,38 +1,19 @@
 //! The commands that show, and `revert`.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use deadlight_shared::Port;
-use deadlight_shared::text::printable;
 use deadlight_shared::wire::ClosedPort;
 
 use super::{hinted, print, warn_unsaved};
-use crate::explain::Question;
+use crate::explain::{Question, section, text};
 use crate::firewall::Change;
 use crate::node::{Node, Reverted, Selection};
 
-/// Longest line of foreign text that is shown.
-const LINE: usize = 300;
-
 pub(super) async fn explain(node: &Node, port: Port, address: Option<IpAddr>) -> anyhow::Result<ExitCode> {
     let explanation = node.explain(Question { port, address, from: None }).await.map_err(hinted)?;
-    let mut text = format!("{port} on {}\ncause: {}\n", explanation.node, explanation.cause);
-    section(&mut text, "because", &explanation.cause.evidence);
-    section(&mut text, "rules of others, in order", &explanation.path);
-    let ours = match (&explanation.refused, explanation.closed) {
-        (Some(reason), _) => {
-            let _infallible = writeln!(text, "never closed: {}", printable(reason, LINE));
-            None
-        }
-        (None, true) => Some("closed by"),
-        (None, false) => Some("not closed by Deadlight; to close it, these would stand"),
-    };
-    if let Some(title) = ours {
-        section(&mut text, title, &explanation.rules);
-    }
-    print(&text)?;
+    print(&text(&explanation))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -88,13 +69,4 @@ pub(super) async fn revert(node: &Node, selection: Selection) -> anyhow::Result<
     let lines: String = written.iter().map(Change::to_string).collect();
     print(&format!("{lines}{summary}\n"))?;
     Ok(if unsaved.is_some() { ExitCode::from(1) } else { ExitCode::SUCCESS })
-}
-
-fn section(text: &mut String, title: &str, lines: &[String]) {
-    if !lines.is_empty() {
-        let _infallible = writeln!(text, "{title}:");
-    }
-    for line in lines {
-        let _infallible = writeln!(text, "  {}", printable(line, LINE));
-    }
 }

@@ -3,14 +3,20 @@
 //! In order of weight (`docker-firewall.md` §4): the conntrack entry of a probe from outside, whose
 //! reply address names who answered; then Docker's DNAT rules; then the socket that listens.
 
+mod path;
+mod text;
+
 use std::net::IpAddr;
 
 use deadlight_shared::wire::{Cause, CauseKind};
 use deadlight_shared::{Port, Protocol};
 
+pub use path::path;
+pub use text::{section, text};
+
 use crate::firewall::DockerRules;
 use crate::firewall::iptables::Dnat;
-use crate::inventory::{Container, DockerFacts, Facts, Flow, Listener};
+use crate::inventory::{Container, DockerFacts, Facts, Flow, Listener, Service};
 
 /// The question: a port, and the address at which it answered when that is known.
 #[derive(Debug, Clone, Copy)]
@@ -38,22 +44,6 @@ pub fn cause(question: Question, facts: &Facts, rules: &DockerRules) -> Cause {
     let missing = [facts.flows.as_ref().err(), facts.listeners.as_ref().err(), facts.docker.as_ref().err()];
     cause.evidence.extend(missing.into_iter().flatten().map(|reason| format!("not seen: {reason}")));
     cause
-}
-
-/// Foreign rules that name the port, in the order of the tables a packet passes.
-pub fn path(port: Port, rules: &DockerRules) -> Vec<String> {
-    let (protocol, number) = (port.protocol, port.number);
-    let published = format!("-p {protocol} -m {protocol} --dport {number} ");
-    let inside: Vec<String> = rules
-        .dnat
-        .iter()
-        .filter(|dnat| dnat.port == port && dnat.chain == "DOCKER")
-        .map(|dnat| format!("-d {}/{} ", dnat.to, if dnat.to.is_ipv4() { 32 } else { 128 }))
-        .collect();
-    let names = |line: &&String| {
-        line.contains(&published) || line.starts_with("filter -A DOCKER ") && inside.iter().any(|to| line.contains(to))
-    };
-    rules.lines.iter().filter(names).cloned().collect()
 }
 
 struct View<'a> {
@@ -125,12 +115,21 @@ impl View<'_> {
             return cause;
         };
         match services.iter().find(|service| service.ingress.contains(&self.question.port)) {
-            Some(service) => Cause {
-                service: Some(service.name.clone()),
-                stack: service.stack.clone(),
-                image: service.image.clone(),
-                ..Cause::new(kind)
-            },
+            Some(service) => {
+                let mut cause = Cause {
+                    service: Some(service.name.clone()),
+                    stack: service.stack.clone(),
+                    task: tasks(service),
+                    image: service.image.clone(),
+                    ..Cause::new(kind)
+                };
+                if !service.tasks.is_empty() && !service.tasks.iter().any(|task| task.is_here) {
+                    let reason =
+                        "no task of it runs here: the mesh leads on to another node, and so does every other node's";
+                    cause.evidence.push(reason.to_owned());
+                }
+                cause
+            }
             None => {
                 let mut cause = Cause::new(CauseKind::StaleIngress);
                 cause.evidence.push("no service of the swarm publishes it".to_owned());
@@ -214,9 +213,21 @@ impl View<'_> {
     }
 }
 
+/// Such as `stats.1 on n2`; the first few.
+fn tasks(service: &Service) -> Option<String> {
+    const SHOWN: usize = 3;
+    let mut names: Vec<String> =
+        service.tasks.iter().take(SHOWN).map(|task| format!("{} on {}", task.name, task.node)).collect();
+    if service.tasks.len() > SHOWN {
+        names.push(format!("{} more", service.tasks.len() - SHOWN));
+    }
+    (!names.is_empty()).then(|| names.join(" and "))
+}
+
 fn with_container(cause: Cause, container: &Container) -> Cause {
     Cause {
         service: container.service.clone(),
+        task: container.task.clone(),
         stack: container.stack.clone(),
         image: container.image.clone(),
         container: Some(container.name.clone()),

@@ -1,5 +1,7 @@
 use super::*;
-use crate::inventory::{Process, Service};
+use crate::firewall::{Desired, iptables, nftables};
+use crate::inventory::{Process, Service, Task};
+use deadlight_shared::wire::Explanation;
 
 const NODE: &str = "198.51.100.11";
 const NODE6: &str = "2001:db8:51::11";
@@ -68,6 +70,32 @@ impl World {
             Container { name: name.to_owned(), addresses: vec![address.parse().unwrap()], ..Container::default() };
         self.facts.docker.as_mut().unwrap().containers.push(container);
         self
+    }
+
+    fn lines(mut self, lines: &[&str]) -> Self {
+        self.rules.lines = lines.iter().map(|line| (*line).to_owned()).collect();
+        self
+    }
+
+    /// On a node in observe mode; 9000/tcp has an entry in an allowlist.
+    fn text(&self, port: &str, address: Option<&str>) -> String {
+        let port: Port = port.parse().unwrap();
+        let question = Question { port, address: address.map(|address| address.parse().unwrap()), from: None };
+        let subnets = ["172.17.0.0/16", "172.18.0.0/16"].map(|net| net.parse().unwrap()).into();
+        let desired = Desired { docker_subnets: subnets, ..Desired::default() };
+        let rules = iptables::lines_for(port, &desired, &self.rules);
+        text(&Explanation {
+            schema: Explanation::SCHEMA.to_owned(),
+            node: "n1".parse().unwrap(),
+            port,
+            cause: cause(question, &self.facts, &self.rules),
+            path: path(port, &self.rules),
+            allowed_by: if port.number.get() == 9000 { vec!["allowed by scanner office-a".to_owned()] } else { vec![] },
+            closed: false,
+            refused: (port.number.get() == 2377)
+                .then(|| format!("{port} is protected: the swarm needs it between its nodes")),
+            rules: nftables::lines_for(port).into_iter().chain(rules).collect(),
+        })
     }
 
     fn ask(&self, port: &str, address: Option<&str>) -> String {
@@ -184,17 +212,71 @@ fn what_could_not_be_read_is_said() {
     assert_eq!(cause.evidence, ["not seen: Docker gave no answer"]);
 }
 
+/// What an operator reads for each cause; the golden text is the contract.
 #[test]
-fn the_path_lists_rules_that_name_the_port() {
-    let mut rules = World::new().dnat("DOCKER", "9000/tcp", "172.17.0.2:80").rules;
-    rules.lines = [
-        "nat -A DOCKER ! -i docker0 -p tcp -m tcp --dport 9000 -j DNAT --to-destination 172.17.0.2:80",
-        "nat -A DOCKER ! -i docker0 -p tcp -m tcp --dport 90001 -j DNAT --to-destination 172.17.0.3:80",
-        "filter -A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT",
-        "filter -A DOCKER-USER -j RETURN",
-    ]
-    .map(str::to_owned)
-    .into();
-    let path = path("9000/tcp".parse().unwrap(), &rules);
-    assert_eq!(path.len(), 2, "{path:?}");
+fn each_cause_as_an_operator_reads_it() {
+    let proxy = ["docker-proxy", "-proto", "tcp", "-host-port", "9000", "-container-ip", "172.17.0.2"];
+    let mut host = World::new().container("web", "172.17.0.2").listener("::", "9010/tcp", "socat", &[]);
+    host.facts.docker.as_mut().unwrap().containers[0].id = "0123".to_owned();
+    host.facts.listeners.as_mut().unwrap()[0].process.as_mut().unwrap().container = Some("0123".to_owned());
+    let mut mesh = ingress().lines(INGRESS);
+    mesh.facts.docker.as_mut().unwrap().services.as_mut().unwrap()[0].tasks =
+        vec![Task { name: "stats.1".to_owned(), node: "n2".to_owned(), is_here: false }];
+    let run = World::new().dnat("DOCKER", "9000/tcp", "172.17.0.2:80").container("web", "172.17.0.2").lines(RUN);
+    let mut local = World::new().dnat("DOCKER", "9002/tcp", "172.18.0.4:80").container("local.1.x7", "172.18.0.4");
+    let task = &mut local.facts.docker.as_mut().unwrap().containers[0];
+    (task.service, task.task) = (Some("local".to_owned()), Some("local.1".to_owned()));
+    let texts = [
+        ("swarm ingress, open through another node's task as well", mesh.text("8080/tcp", Some(NODE))),
+        ("the same over IPv6", ingress().listener("::", "8080/tcp", "dockerd", &[]).text("8080/tcp", Some(NODE6))),
+        ("docker run -p", run.text("9000/tcp", Some(NODE))),
+        ("mode=host", local.text("9002/tcp", Some(NODE))),
+        (
+            "docker-proxy",
+            World::new()
+                .listener("::", "9000/tcp", "docker-proxy", &proxy)
+                .container("web", "172.17.0.2")
+                .text("9000/tcp", Some(NODE6)),
+        ),
+        ("a container on the host network", host.text("9010/tcp", Some(NODE))),
+        (
+            "a plain process",
+            World::new().listener("0.0.0.0", "9100/tcp", "node_exporter", &[]).text("9100/tcp", Some(NODE)),
+        ),
+        ("the swarm's own port", World::new().listener("::", "2377/tcp", "dockerd", &[]).text("2377/tcp", Some(NODE))),
+        ("the Docker API", World::new().listener("::", "2375/tcp", "dockerd", &[]).text("2375/tcp", Some(NODE))),
+        (
+            "a container reached by its own address",
+            World::new()
+                .container("db", "172.18.0.5")
+                .flow("172.18.0.5:8080", "172.18.0.5:8080")
+                .text("8080/tcp", None),
+        ),
+        (
+            "a stale rule",
+            World::new()
+                .dnat("DOCKER-INGRESS", "8080/tcp", "172.18.0.2:8080")
+                .lines(INGRESS)
+                .text("8080/tcp", Some(NODE)),
+        ),
+        ("nobody", World::new().text("8080/tcp", Some(NODE))),
+    ];
+    let all: String = texts.iter().map(|(title, text)| format!("== {title}\n{text}\n")).collect();
+    assert_eq!(all, include_str!("golden/causes.txt"));
 }
+
+const INGRESS: &[&str] = &[
+    "iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER-INGRESS",
+    "iptables -t nat -A DOCKER-INGRESS -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.18.0.2:8080",
+    "iptables -t filter -A FORWARD -j DOCKER-INGRESS",
+    "iptables -t filter -A DOCKER-INGRESS -p tcp -m tcp --dport 8080 -j ACCEPT",
+];
+const RUN: &[&str] = &[
+    "iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
+    "iptables -t nat -A DOCKER ! -i docker0 -p tcp -m tcp --dport 9000 -j DNAT --to-destination 172.17.0.2:80",
+    "iptables -t nat -A DOCKER ! -i docker0 -p tcp -m tcp --dport 90001 -j DNAT --to-destination 172.17.0.3:80",
+    "iptables -t filter -A FORWARD -o docker0 -j DOCKER",
+    "iptables -t filter -A FORWARD -j DOCKER-USER",
+    "iptables -t filter -A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT",
+    "iptables -t filter -A DOCKER-USER -j RETURN",
+];

@@ -51,16 +51,11 @@ impl Firewall for Linux {
     }
 
     fn lines_for(&self, port: Port, desired: &Desired, docker: &DockerRules) -> Vec<String> {
-        let mut lines = match nftables_works().unwrap_or(true) {
+        let guard = match nftables_works().unwrap_or(true) {
             true => nftables::lines_for(port),
             false => iptables::guard::lines_for(port, desired),
         };
-        for family in Family::ALL.into_iter().filter(|family| docker.has_ingress(port, *family)) {
-            let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
-            let rules = iptables::tightened(port, family, &desired.inner_sources());
-            lines.extend(rules.iter().map(|rule| format!("{program} -A DOCKER-INGRESS {rule}")));
-        }
-        lines
+        guard.into_iter().chain(iptables::lines_for(port, desired, docker)).collect()
     }
 }
 
@@ -101,7 +96,7 @@ fn inspect_docker(
 ) {
     for (family, save) in Family::ALL.into_iter().zip(saves) {
         inspection.docker.dnat.extend(iptables::dnat_rules(save));
-        inspection.docker.lines.extend(docker_lines(save));
+        inspection.docker.lines.extend(docker_lines(family, save));
         inspection.owned.extend(iptables::owned(save));
         if let Some((script, ports)) = script(save, family, desired) {
             inspection.change.steps.push(restore(family, flavour, script, ports));
@@ -161,11 +156,11 @@ pub fn legacy_in_use() -> bool {
         .any(|path| fs::read_to_string(path).is_ok_and(|names| !names.trim().is_empty()))
 }
 
-fn docker_lines(save: &Save) -> Vec<String> {
+fn docker_lines(family: Family, save: &Save) -> Vec<String> {
     ["raw", "nat", "filter"]
         .into_iter()
         .flat_map(|table| save.all_rules(table).map(move |rule| (table, rule)))
         .filter(|(_, rule)| !iptables::is_ours(rule))
-        .map(|(table, rule)| format!("{table} {rule}"))
+        .map(|(table, rule)| format!("{} -t {table} {rule}", family.tool()))
         .collect()
 }

@@ -118,7 +118,7 @@ pub struct Inspection {
 pub struct DockerRules {
     /// Destination NAT rules of published ports.
     pub dnat: Vec<iptables::Dnat>,
-    /// All rules but ours of tables `raw`, `nat` and `filter`, as `iptables-save` prints them, table first.
+    /// All rules but ours of tables `raw`, `nat` and `filter`, such as `iptables -t nat -A DOCKER-INGRESS …`.
     pub lines: Vec<String>,
 }
 

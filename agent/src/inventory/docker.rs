@@ -10,7 +10,9 @@ use bollard::Docker;
 use bollard::models::{
     ContainerSummary, EndpointPortConfigPublishModeEnum, LocalNodeState, Network, PortSummaryTypeEnum,
 };
-use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions, ListNodesOptions, ListServicesOptions};
+use bollard::query_parameters::{
+    ListContainersOptions, ListNetworksOptions, ListNodesOptions, ListServicesOptions, ListTasksOptions,
+};
 use deadlight_shared::{Port, Protocol};
 use ipnet::IpNet;
 
@@ -47,6 +49,19 @@ pub struct Service {
     pub image: Option<String>,
     /// Ports it publishes through the routing mesh.
     pub ingress: Vec<Port>,
+    /// Its running tasks.
+    pub tasks: Vec<Task>,
+}
+
+/// A task of a swarm service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Such as `stats.1`.
+    pub name: String,
+    /// Host name of the node that runs it.
+    pub node: String,
+    /// Whether that is this node.
+    pub is_here: bool,
 }
 
 /// A container of this node.
@@ -60,6 +75,8 @@ pub struct Container {
     pub image: Option<String>,
     /// The swarm service it belongs to.
     pub service: Option<String>,
+    /// The task of that service, such as `stats.1`.
+    pub task: Option<String>,
     /// Its stack, or its compose project.
     pub stack: Option<String>,
     /// Its addresses in all networks.
@@ -155,9 +172,10 @@ async fn ask_all(docker: &Docker) -> Result<DockerFacts, bollard::errors::Error>
     let containers = docker.list_containers(None::<ListContainersOptions>).await?;
     // Workers and engines outside a swarm refuse this one; that is an answer too.
     let services = docker.list_services(None::<ListServicesOptions>).await.ok();
+    let tasks = if services.is_some() { ask_tasks(docker).await? } else { HashMap::new() };
     Ok(DockerFacts {
         networks,
-        services: services.map(|services| services.into_iter().map(service).collect()),
+        services: services.map(|services| services.into_iter().map(|listed| service(listed, &tasks)).collect()),
         containers: containers.into_iter().map(container).collect(),
     })
 }
@@ -170,7 +188,35 @@ fn bridge_subnets(network: &Network) -> Vec<IpNet> {
     configs.filter_map(|config| config.subnet.as_ref()?.parse().ok()).collect()
 }
 
-fn service(service: bollard::models::Service) -> Service {
+/// The running tasks of each service, by its id.
+async fn ask_tasks(docker: &Docker) -> Result<HashMap<String, Vec<RunningTask>>, bollard::errors::Error> {
+    let own = docker.info().await?.swarm.and_then(|swarm| swarm.node_id).unwrap_or_default();
+    let nodes = docker.list_nodes(None::<ListNodesOptions>).await?.into_iter();
+    let names: HashMap<String, String> = nodes
+        .filter_map(|node| Some((node.id?, node.description.and_then(|description| description.hostname)?)))
+        .collect();
+    let filters = HashMap::from([("desired-state".to_owned(), vec!["running".to_owned()])]);
+    let listed = docker.list_tasks(Some(ListTasksOptions { filters: Some(filters) })).await?;
+    let mut tasks: HashMap<String, Vec<RunningTask>> = HashMap::new();
+    for task in listed {
+        let (Some(service), Some(node)) = (task.service_id, task.node_id) else { continue };
+        tasks.entry(service).or_default().push(RunningTask {
+            // A global service has one task on each node and no slots.
+            slot: task.slot.map_or_else(|| node.clone(), |slot| slot.to_string()),
+            is_here: node == own,
+            node: names.get(&node).cloned().unwrap_or(node),
+        });
+    }
+    Ok(tasks)
+}
+
+struct RunningTask {
+    slot: String,
+    node: String,
+    is_here: bool,
+}
+
+fn service(service: bollard::models::Service, tasks: &HashMap<String, Vec<RunningTask>>) -> Service {
     let spec = service.spec.unwrap_or_default();
     let image = spec.task_template.and_then(|task| task.container_spec).and_then(|container| container.image);
     let ports = service.endpoint.and_then(|endpoint| endpoint.ports).unwrap_or_default();
@@ -182,8 +228,16 @@ fn service(service: bollard::models::Service) -> Service {
             Port::new(protocol, u16::try_from(port.published_port?).ok()?)
         })
         .collect();
+    let name = spec.name.unwrap_or_default();
+    let tasks = service.id.and_then(|id| tasks.get(&id)).into_iter().flatten();
+    let task = |task: &RunningTask| Task {
+        name: format!("{name}.{}", task.slot),
+        node: task.node.clone(),
+        is_here: task.is_here,
+    };
     Service {
-        name: spec.name.unwrap_or_default(),
+        tasks: tasks.map(task).collect(),
+        name,
         stack: spec.labels.unwrap_or_default().remove("com.docker.stack.namespace"),
         image: image.map(without_digest),
         ingress,
@@ -217,6 +271,10 @@ fn container(container: ContainerSummary) -> Container {
         name: name.trim_start_matches('/').to_owned(),
         image: container.image.map(without_digest),
         service: labels.remove("com.docker.swarm.service.name"),
+        // Docker appends the task's id, which says nothing to anybody.
+        task: labels
+            .remove("com.docker.swarm.task.name")
+            .map(|name| name.rsplit_once('.').map_or(name.clone(), |(name, _)| name.to_owned())),
         stack: labels.remove("com.docker.stack.namespace").or_else(|| labels.remove("com.docker.compose.project")),
         addresses,
         published,

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use deadlight_shared::{Port, PortSet};
 
 pub use conntrack::Flow;
-pub use docker::{Container, DockerFacts, Networks, Service};
+pub use docker::{Container, DockerFacts, Networks, Service, Task};
 pub use listeners::{Listener, Process};
 pub use netlink::NetlinkError;
 

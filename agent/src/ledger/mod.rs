@@ -100,6 +100,13 @@ impl Ledger {
         self.closures.iter().map(|closure| closure.port).collect()
     }
 
+    /// By whose word `port` may be open.
+    pub fn allowed_by(&self, port: Port) -> Vec<String> {
+        let here = self.allowed_locally.contains(port).then(|| "allowed on this node".to_owned());
+        let scanners = self.orders.iter().filter(|(_, order)| order.allow.contains(port));
+        here.into_iter().chain(scanners.map(|(name, _)| format!("allowed by scanner {name}"))).collect()
+    }
+
     /// All ports that are allowed, on this node or by a scanner.
     pub fn named(&self) -> PortSet {
         let mut named = self.allowed_locally.clone();

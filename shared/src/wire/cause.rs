@@ -61,6 +61,9 @@ pub struct Cause {
     /// Stack of the service, or compose project of the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<String>,
+    /// The service's tasks, each with its node where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
     /// Image of the service or container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
@@ -88,6 +91,7 @@ impl Cause {
             kind,
             service: None,
             stack: None,
+            task: None,
             image: None,
             container: None,
             program: None,
@@ -105,6 +109,7 @@ impl fmt::Display for Cause {
         let names = [
             ("service", self.service.as_deref()),
             ("stack", self.stack.as_deref()),
+            ("task", self.task.as_deref()),
             ("container", self.container.as_deref()),
             ("image", self.image.as_deref()),
             ("program", self.program.as_deref()),

@@ -17,8 +17,12 @@ pub struct Explanation {
     pub port: Port,
     /// Why it is open; [`super::CauseKind::Unknown`] when nothing holds it.
     pub cause: Cause,
-    /// Foreign rules that name the port, in the order in which a packet meets them.
+    /// The way of a packet from outside: foreign rules that name the port, and the jumps that lead to them,
+    /// in the order in which it meets them.
     pub path: Vec<String>,
+    /// By whose allowlist the port may be open; empty when no entry covers it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_by: Vec<String>,
     /// Whether the guard closes it now.
     pub closed: bool,
     /// Why Deadlight would refuse to close it.

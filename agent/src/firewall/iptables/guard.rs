@@ -36,15 +36,15 @@ pub(super) fn filter(save: &Save, family: Family, desired: &Desired) -> Vec<Stri
 
 /// The rules that shut `port`.
 pub(in crate::firewall) fn lines_for(port: Port, desired: &Desired) -> Vec<String> {
-    let lines = |program: &str, family| {
+    let lines = |family: Family| {
         let shut = match port.protocol {
             Protocol::Tcp => vec![format!("-t mangle -A DEADLIGHT-SHUT {}", shut(port))],
             Protocol::Udp => refuse(family, desired, port).iter().map(|rule| format!("-A {REJECT} {rule}")).collect(),
         };
         let mute = format!("-t mangle -A DEADLIGHT-MUTE {}", mute(port));
-        shut.into_iter().chain([mute]).map(|line| format!("{program} {line}")).collect::<Vec<_>>()
+        shut.into_iter().chain([mute]).map(|line| format!("{} {line}", family.tool())).collect::<Vec<_>>()
     };
-    [lines("iptables", Family::V4), lines("ip6tables", Family::V6)].concat()
+    Family::ALL.map(lines).concat()
 }
 
 /// Closed UDP ports are rejected here.

@@ -16,7 +16,7 @@ use crate::firewall::Desired;
 const CHAIN: &str = "DOCKER-INGRESS";
 
 /// The tightened rules of `port`, one for each source of the family, without `-A CHAIN `.
-pub fn tightened(port: Port, family: Family, sources: &[IpNet]) -> Vec<String> {
+pub(super) fn tightened(port: Port, family: Family, sources: &[IpNet]) -> Vec<String> {
     let (protocol, number) = (port.protocol, port.number);
     sources
         .iter()

@@ -10,9 +10,8 @@ use std::net::IpAddr;
 
 use deadlight_shared::{Port, Protocol};
 
-use super::Desired;
+use super::{Desired, DockerRules};
 
-pub use ingress::tightened;
 pub use save::{Save, SaveError};
 
 /// What our rules in foreign tables carry as their comment.
@@ -40,6 +39,11 @@ impl Family {
     /// Both families.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
+    /// The program that an operator would use.
+    pub fn tool(self) -> &'static str {
+        if self == Self::V4 { "iptables" } else { "ip6tables" }
+    }
+
     /// Whether `address` is of this family.
     pub fn holds(self, address: IpAddr) -> bool {
         (self == Self::V4) == address.is_ipv4()
@@ -48,9 +52,8 @@ impl Family {
 
 /// The program that saves or restores tables, such as `ip6tables-legacy-save`.
 pub fn program(family: Family, flavour: Flavour, verb: &str) -> String {
-    let family = if family == Family::V4 { "iptables" } else { "ip6tables" };
     let flavour = if flavour == Flavour::Nft { "nft" } else { "legacy" };
-    format!("{family}-{flavour}-{verb}")
+    format!("{}-{flavour}-{verb}", family.tool())
 }
 
 /// One rule by which Docker publishes a port.
@@ -94,6 +97,18 @@ pub fn script_with_guard(save: &Save, family: Family, desired: &Desired) -> Opti
     filter.extend(guard::filter(save, family, desired));
     let script = render([("mangle", guard::mangle(save, family, desired)), ("filter", filter)]);
     script.map(|script| (script, desired.closed.iter().collect()))
+}
+
+/// The lines of DOCKER-INGRESS that stand for `port` once `desired` is in force.
+pub fn lines_for(port: Port, desired: &Desired, docker: &DockerRules) -> Vec<String> {
+    let sources = desired.inner_sources();
+    let families = Family::ALL.into_iter().filter(|family| docker.has_ingress(port, *family));
+    families
+        .flat_map(|family| {
+            let rules = ingress::tightened(port, family, &sources);
+            rules.into_iter().map(move |rule| format!("{} -A DOCKER-INGRESS {rule}", family.tool()))
+        })
+        .collect()
 }
 
 /// Our own rules in `save`, table first where it is not `filter`.
