@@ -12,6 +12,7 @@ mod lab_is_true;
 mod lock;
 mod node_faults;
 mod outbound;
+mod posture;
 mod real_docker;
 mod reinsert;
 mod revert;

@@ -19,7 +19,7 @@ use deadlight_tests::{
 /// What may be open: the site, the swarm's own ports, the agent.
 const ALLOWED: &str = "80,2377,7443,7946/tcp";
 /// What is asked. Few UDP ports: a node sends one port-unreachable a second.
-const SWEEP: &str = "tcp = \"80,2377,7443,7946,8080-8099,9000-9099\"\nudp = \"5514\"\n";
+const SWEEP: &str = "tcp = \"80,2375,2377,7443,7946,8080-8099,9000-9099\"\nudp = \"5514\"\n";
 
 /// Certificates by the scanner's own `pki`, and the configuration of all programs; in the directory the nodes share.
 #[derive(Debug)]
@@ -39,10 +39,18 @@ impl Fleet {
         pki(&["issue-scanner", "office-a"])?;
         for node in &NODES {
             pki(&["issue-agent", node.name])?;
-            fs::write(fleet.shared.join(format!("{}.toml", node.name)), agent_toml(node))?;
         }
+        fleet.configure("")?;
         fs::write(fleet.shared.join("scanner.toml"), scanner_toml())?;
         Ok(fleet)
+    }
+
+    /// Configures each agent as always, with `more` lines; those that run do not hear of it.
+    pub(crate) fn configure(&self, more: &str) -> Result<()> {
+        NODES.iter().try_for_each(|node| {
+            let file = self.shared.join(format!("{}.toml", node.name));
+            fs::write(file, format!("{more}{}", agent_toml(node))).context("configure an agent")
+        })
     }
 
     /// `deadlight-agent WORDS…` on a node, to its end.

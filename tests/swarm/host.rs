@@ -1,7 +1,7 @@
 //! What listens on the node itself: INPUT, not FORWARD.
 
 use anyhow::{Result, ensure};
-use deadlight_tests::{answer::Answer, lab::Family};
+use deadlight_tests::{answer::Answer, lab::Family, wait::wait_for};
 
 use crate::{
     expect::{
@@ -9,13 +9,13 @@ use crate::{
         Protocol::{Tcp, Udp},
     },
     lab::{NODES, Node},
-    swarm::Swarm,
+    swarm::{PATIENCE, Swarm},
 };
 
 /// `docker run --network host`.
 pub(crate) fn container_on_the_host_network(swarm: &Swarm, node: &'static Node) -> Result<()> {
     swarm.run_container(node, "story-host", "--network host", "socat TCP6-LISTEN:9010,fork,reuseaddr PIPE")?;
-    closes(swarm, node, 9010)?;
+    closes(swarm, node, 9010, Answer::Data)?;
     let cause = swarm.fleet.explain(swarm.lab(), node, "9010/tcp")?;
     ensure!(cause.starts_with("host_process") && cause.contains("container story-host"), "{cause}");
     Ok(())
@@ -26,7 +26,7 @@ pub(crate) fn plain_process(swarm: &Swarm, node: &'static Node) -> Result<()> {
     swarm.run_process(node, "tcp", "socat TCP6-LISTEN:9011,fork,reuseaddr PIPE")?;
     swarm.run_process(node, "udp", "socat UDP6-LISTEN:5514,fork,reuseaddr PIPE")?;
     expect::answers(swarm, Udp, node.at(Family::V4, 5514), Answer::Data)?;
-    closes(swarm, node, 9011)?;
+    closes(swarm, node, 9011, Answer::Data)?;
     expect::closed(swarm, node, Udp, 5514)?;
     let cause = swarm.fleet.explain(swarm.lab(), node, "9011/tcp")?;
     ensure!(cause.starts_with("host_process") && cause.contains("program socat"), "{cause}");
@@ -48,9 +48,42 @@ pub(crate) fn control_ports_are_reported(swarm: &Swarm) -> Result<()> {
     Ok(())
 }
 
-fn closes(swarm: &Swarm, node: &'static Node, port: u16) -> Result<()> {
+/// With `swarm_control = "peers"` they are closed to strangers, and the swarm goes on.
+pub(crate) fn control_ports_are_for_the_swarm_alone(swarm: &Swarm) -> Result<()> {
+    let ports = "2377,7946";
+    ensure!(!swarm.fleet.scan(swarm.lab(), ports)?.is_empty(), "they are closed already");
+    swarm.fleet.configure("swarm_control = \"peers\"\n")?;
+    swarm.fleet.start_agents(swarm.lab())?;
+    wait_for("the control ports to be closed", PATIENCE, || match swarm.fleet.scan(swarm.lab(), ports) {
+        Ok(open) if open.is_empty() => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    // Managers hear of workers, gossip tells them of the service, and VXLAN leads from each of them to its task.
+    swarm.create_service("site", "--publish 80:80 --constraint node.hostname==b", "httpd -f -h /www -p 80")?;
+    expect::ingress_open(swarm, Tcp, 80)?;
+    let ready = swarm.manage("docker node ls --format '{{.Status}}'")?;
+    ensure!(ready.lines().eq(NODES.iter().map(|_| "Ready")), "{ready}");
+    let cause = swarm.fleet.explain(swarm.lab(), &NODES[1], "7946/tcp")?;
+    ensure!(cause.starts_with("swarm_control"), "{cause}");
+    Ok(())
+}
+
+/// Whoever reaches it has root on the node.
+pub(crate) fn an_open_docker_api(swarm: &Swarm) -> Result<()> {
+    let node = &NODES[0];
+    swarm.restart_engine_with(node, "-H unix:///var/run/docker.sock -H tcp://[::]:2375")?;
+    let closed = closes(swarm, node, 2375, Answer::OpenNoData).and_then(|()| {
+        let cause = swarm.fleet.explain(swarm.lab(), node, "2375/tcp")?;
+        ensure!(cause.starts_with("docker_api"), "{cause}");
+        Ok(())
+    });
+    swarm.restart_engine(node)?;
+    closed
+}
+
+fn closes(swarm: &Swarm, node: &'static Node, port: u16, open: Answer) -> Result<()> {
     for family in Family::BOTH {
-        expect::answers(swarm, Tcp, node.at(family, port), Answer::Data)?;
+        expect::answers(swarm, Tcp, node.at(family, port), open)?;
     }
     swarm.fleet.close(swarm.lab())?;
     expect::closed(swarm, node, Tcp, port)

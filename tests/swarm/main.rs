@@ -13,6 +13,7 @@ mod ingress;
 mod inside;
 mod lab;
 mod neighbour;
+mod posture;
 mod published;
 mod revert;
 mod sessions;
@@ -46,6 +47,9 @@ const OF_THE_SWARM: &[(&str, OfTheSwarm)] = &[
     ("inside::services_and_gateways_go_on", inside::services_and_gateways_go_on),
     ("sessions::fall_silent_both_ways", sessions::fall_silent_both_ways),
     ("host::control_ports_are_reported", host::control_ports_are_reported),
+    ("host::control_ports_are_for_the_swarm_alone", host::control_ports_are_for_the_swarm_alone),
+    ("host::an_open_docker_api", host::an_open_docker_api),
+    ("posture::closes_what_nobody_reported", posture::closes_what_nobody_reported),
     ("cause::of_a_port_that_no_service_publishes", cause::of_a_port_that_no_service_publishes),
     ("boot::a_closed_port_answers_no_syn", boot::a_closed_port_answers_no_syn),
 ];

@@ -93,7 +93,16 @@ impl Swarm {
 
     /// Stops and starts a node's dockerd.
     pub(crate) fn restart_engine(&self, node: &Node) -> Result<()> {
-        self.on(node, "/lab/engine.sh stop && /lab/engine.sh start").map(drop)
+        self.restart_engine_with(node, "")
+    }
+
+    /// The same with more flags, until the next restart.
+    pub(crate) fn restart_engine_with(&self, node: &Node, flags: &str) -> Result<()> {
+        self.on(
+            node,
+            &format!("/lab/engine.sh stop && lab_dockerd=\"${{lab_dockerd:-}} {flags}\" /lab/engine.sh start"),
+        )
+        .map(drop)
     }
 
     /// A command on the manager.
@@ -113,6 +122,7 @@ impl Swarm {
             self.manage("docker service ls --quiet | xargs -r docker service rm").map_err(|error| format!("{error:#}"))
         })?;
         self.fleet.forget()?;
+        self.fleet.configure("")?;
         on_each(|node| self.fleet.remove_agent(&self.lab, node))?;
         for script in NODES.iter().map(|node| self.lab.before_network(node)).filter(|script| script.exists()) {
             fs::remove_file(script)?;
