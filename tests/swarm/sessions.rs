@@ -56,7 +56,10 @@ pub(crate) fn fall_silent_both_ways(swarm: &Swarm) -> Result<()> {
         })
     };
     flow("both sessions, both ways")?;
-    swarm.fleet.close(swarm.lab())?;
+    // The server of UDP starts a shell for each client: it may answer too late for one sweep, and is found by the next.
+    wait_for("a round that closes both", PATIENCE, || {
+        swarm.fleet.close(swarm.lab()).map(drop).map_err(|error| format!("{error:#}"))
+    })?;
     // The proof of `close` takes longer than the second in which they must fall silent.
     let before = counts()?;
     thread::sleep(BEAT * 40);
