@@ -23,7 +23,7 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
     let mut docker = events::watch(docker_socket);
     let mut pace = Pace::new(Instant::now());
     let mut authors = BTreeSet::new();
-    let mut asks_docker = true;
+    let mut docker_told = false;
     loop {
         tokio::select! {
             Some(author) = announced(&mut firewall) => {
@@ -32,7 +32,7 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
                 continue;
             }
             Some(()) = docker.recv() => {
-                asks_docker = true;
+                docker_told = true;
                 pace.hear(Instant::now());
                 continue;
             }
@@ -40,9 +40,10 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
         }
         let started = Instant::now();
         // Right after a change Docker may be busy with it, and the rules need none of its words.
+        let asks_docker = docker_told || authors.is_empty();
         let looked = if asks_docker { node.reconcile().await } else { node.restore().await };
         match &looked {
-            Ok(written) => node.remember_drift(written, &likely(&authors, asks_docker)).await,
+            Ok(written) => node.remember_drift(written, &likely(&authors, docker_told)).await,
             Err(error) => tracing::error!("{}", hint::render(error)),
         }
         let end = match looked {
@@ -52,8 +53,10 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
             Ok(_) => End::Silent,
         };
         pace.look(started, Instant::now(), end);
-        asks_docker = end != End::Failed || asks_docker;
-        authors.clear();
+        if end != End::Failed {
+            authors.clear();
+            docker_told = false;
+        }
     }
 }
 
@@ -67,8 +70,8 @@ async fn announced(firewall: &mut Option<mpsc::UnboundedReceiver<changes::Author
 fn likely(authors: &BTreeSet<changes::Author>, docker_told: bool) -> String {
     match authors.iter().map(String::as_str).collect::<Vec<_>>().join(", ") {
         names if !names.is_empty() => names,
-        _ if docker_told => "nobody that the kernel announced: iptables-legacy, perhaps by dockerd".to_owned(),
-        _ => "unknown".to_owned(),
+        _ if docker_told => "unknown; Docker told of a change just before".to_owned(),
+        _ => "unknown; nothing announced a change, as where iptables-legacy is written".to_owned(),
     }
 }
 
