@@ -26,6 +26,8 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
     let mut docker_told = false;
     loop {
         tokio::select! {
+            // Who wrote is heard before what was written is looked at.
+            biased;
             Some(author) = announced(&mut firewall) => {
                 authors.insert(author);
                 pace.hear(Instant::now());
