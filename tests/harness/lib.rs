@@ -9,9 +9,11 @@
 pub mod answer;
 pub mod capture;
 pub mod cgroup;
+pub mod closed_engine;
 pub mod deployment;
 pub mod docker_rules;
 pub mod dockerd;
+pub mod expect;
 pub mod fake_docker;
 mod furniture;
 pub mod hostile;
