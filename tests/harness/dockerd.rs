@@ -246,8 +246,11 @@ impl<'a> Dockerd<'a> {
 
     fn end(&mut self) -> Result<()> {
         if let Some(cell) = self.cell.take() {
-            // With its first process the kernel ends the whole pid namespace, containers included.
-            kill(child_of(cell.pid(), SHIM)?, Signal::SIGKILL)?;
+            // With its first process the kernel ends the whole pid namespace, containers included. It has none where
+            // dockerd ended by itself.
+            if let Ok(first) = child_of(cell.pid(), SHIM) {
+                kill(first, Signal::SIGKILL)?;
+            }
             cell.wait(PATIENCE)?;
         }
         cgroup::remove(&self.cgroup)
