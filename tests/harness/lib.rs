@@ -13,6 +13,7 @@ pub mod closed_engine;
 pub mod deployment;
 pub mod docker_rules;
 pub mod dockerd;
+pub mod engine;
 pub mod expect;
 pub mod fake_docker;
 mod furniture;
