@@ -67,7 +67,7 @@ impl<'a> ClosedEngine<'a> {
     }
 
     /// Demands that no SYN was ever answered, that Docker's ACCEPT is soon narrow again, and that the operator's rule
-    /// and port are there. Returns how long the ACCEPT took.
+    /// and port are there. Returns after how long, at most, the ACCEPT was narrow.
     pub fn stays_closed(&self) -> Result<Duration> {
         let Self { wire, backend, .. } = *self;
         let since = Instant::now();

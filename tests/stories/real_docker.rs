@@ -94,6 +94,6 @@ fn the_loop_closes_and_stays_closed(backend: Backend, family: Family) -> Result<
     closed.dockerd.update_force("stats")?;
     closed.stays_closed()?;
     closed.dockerd.restart()?;
-    println!("{backend}: tightened {:.2?} after dockerd's restart", closed.stays_closed()?);
+    println!("{backend}: tightened within {:.2?} of dockerd's restart", closed.stays_closed()?);
     Ok(())
 }

@@ -25,7 +25,7 @@ pub(crate) fn stays_closed(engine: Engine) -> Result<()> {
     closed.stays_closed()?;
     closed.dockerd.restart()?;
     let took = closed.stays_closed()?;
-    eprint!("tightened {took:.2?} after the restart, ");
+    eprint!("tightened within {took:.2?} of the restart, ");
     Ok(())
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn is_upgraded() -> Result<()> {
     closed.dockerd.start_again()?;
     new.must_be(&closed.dockerd)?;
     let took = closed.stays_closed()?;
-    eprint!("tightened {took:.2?} after the upgrade, ");
+    eprint!("tightened within {took:.2?} of the upgrade, ");
     ensure!(rules(&wire)?.contains(NEW_LAYOUT), "not those of {new}:\n{}", rules(&wire)?);
     wait_for("our rules in both families", Duration::from_secs(15), || match jumps(&wire) {
         Ok(2) => Ok(()),
