@@ -1,4 +1,4 @@
-//! A real dockerd in swarm mode on the lab's node.
+//! A real dockerd in swarm mode on the lab's node: the one in the node's /usr (see [`crate::engine`]).
 //!
 //! It lives in a cell (see `shim/`): namespaces of its own for processes and mounts, its data in a directory that goes
 //! with it. On a kernel without IPVS a translation in the ingress sandbox stands in for the load balancer.
@@ -145,9 +145,14 @@ impl<'a> Dockerd<'a> {
         cell.wait(PATIENCE)
     }
 
-    /// Stops and starts it; returns when all services answer again.
+    /// Stops and starts it; returns when all services have their tasks again.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
+        self.start_again()
+    }
+
+    /// The rest of [`Self::restart`]: with all data, and the engine that the node has now.
+    pub fn start_again(&mut self) -> Result<()> {
         self.boot(&built(SHIM)?)?;
         self.settle(None)
     }
@@ -246,8 +251,11 @@ impl<'a> Dockerd<'a> {
 
     fn end(&mut self) -> Result<()> {
         if let Some(cell) = self.cell.take() {
-            // With its first process the kernel ends the whole pid namespace, containers included.
-            kill(child_of(cell.pid(), SHIM)?, Signal::SIGKILL)?;
+            // With its first process the kernel ends the whole pid namespace, containers included. It has none where
+            // dockerd ended by itself.
+            if let Ok(first) = child_of(cell.pid(), SHIM) {
+                kill(first, Signal::SIGKILL)?;
+            }
             cell.wait(PATIENCE)?;
         }
         cgroup::remove(&self.cgroup)

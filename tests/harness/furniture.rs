@@ -1,8 +1,21 @@
-//! A node's own /etc, /run and /var/log, for programs that know no other place: ufw, firewalld, the xtables lock.
+//! A node's own /etc, /run and /var/log, for programs that know no other place: ufw, firewalld, the xtables lock;
+//! and on demand the /usr of another release.
 
-use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs::{self, File},
+    os::unix::fs::symlink,
+    panic,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+};
 use tempfile::TempDir;
 
 use crate::{docker_rules::Backend, process::run, programs::Running, scratch};
@@ -38,6 +51,21 @@ impl Furniture {
     /// The file that stands for the mount namespace.
     pub(crate) fn mounts(&self) -> PathBuf {
         format!("/proc/{}/ns/mnt", self.keeper.pid()).into()
+    }
+
+    /// Puts `usr` in the place of /usr, read-only. Not by `mount`, which the /usr that is there now may not have.
+    pub(crate) fn replace_usr(&self, usr: &Path) -> Result<()> {
+        let mounts = File::open(self.mounts())?;
+        let work = || -> nix::Result<()> {
+            // The kernel asks that no other thread has the same root directory.
+            unshare(CloneFlags::CLONE_FS)?;
+            setns(mounts, CloneFlags::CLONE_NEWNS)?;
+            mount(Some(usr), "/usr", None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+            mount(None::<&str>, "/usr", None::<&str>, read_only, None::<&str>)
+        };
+        thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+            .with_context(|| format!("mount {} as /usr", usr.display()))
     }
 
     /// What is /etc inside.

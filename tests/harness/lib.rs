@@ -9,9 +9,12 @@
 pub mod answer;
 pub mod capture;
 pub mod cgroup;
+pub mod closed_engine;
 pub mod deployment;
 pub mod docker_rules;
 pub mod dockerd;
+pub mod engine;
+pub mod expect;
 pub mod fake_docker;
 mod furniture;
 pub mod hostile;

@@ -78,6 +78,11 @@ impl Netns {
         Ok(self.furniture.insert(furniture).etc())
     }
 
+    /// From now on commands inside find the programs and libraries of `usr`, read-only; needs [`Self::furnish`].
+    pub fn replace_usr(&self, usr: &Path) -> Result<()> {
+        self.furniture.as_ref().context("the node has no mounts of its own")?.replace_usr(usr)
+    }
+
     /// `ip …` inside; `words` are separated by blanks.
     pub fn ip(&self, words: &str) -> Result<()> {
         run(Command::new("ip").args(["-n", &self.name]).args(words.split_whitespace())).map(drop)

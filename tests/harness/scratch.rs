@@ -35,23 +35,28 @@ pub fn owner(name: &str) -> Option<u32> {
 
 /// Removes what processes left that were killed before they could clean up.
 pub fn sweep_stale() -> Result<()> {
-    for name in netns::all()?.into_iter().filter(|name| is_stale(name)) {
+    sweep(|name| owner(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()))
+}
+
+/// Removes what this process made, for when it has to end at once.
+pub fn sweep_own() -> Result<()> {
+    sweep(|name| owner(name) == Some(process::id()))
+}
+
+fn sweep(is_due: impl Fn(&str) -> bool) -> Result<()> {
+    for name in netns::all()?.into_iter().filter(|name| is_due(name)) {
         netns::remove(&name)?;
     }
-    for name in cgroup::names().into_iter().filter(|name| is_stale(name)) {
+    for name in cgroup::names().into_iter().filter(|name| is_due(name)) {
         cgroup::remove(&name)?;
     }
     for entry in fs::read_dir(env::temp_dir())? {
         let entry = entry?;
         // Another test's sweep may be quicker.
-        if entry.file_name().to_str().is_some_and(is_stale) && entry.path().exists() {
+        if entry.file_name().to_str().is_some_and(&is_due) && entry.path().exists() {
             fs::remove_dir_all(entry.path())
                 .or_else(|error| if entry.path().exists() { Err(error) } else { Ok(()) })?;
         }
     }
     Ok(())
-}
-
-fn is_stale(name: &str) -> bool {
-    owner(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }

@@ -4,7 +4,6 @@ mod architecture;
 mod clobber;
 mod closed_loop;
 mod docker_socket;
-mod expect;
 mod guard;
 mod harden;
 mod kill;
@@ -20,3 +19,5 @@ mod second_writer;
 mod sessions;
 mod syn_scan;
 mod trust;
+
+use deadlight_tests::expect;

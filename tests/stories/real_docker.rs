@@ -2,24 +2,22 @@
 
 #![expect(clippy::print_stdout, reason = "what was measured is part of the story")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use deadlight_tests::{
-    answer::{Answer, tcp_answer},
-    deployment::{Deployment, Settings},
+    answer::Answer,
+    closed_engine::ClosedEngine,
     docker_rules::{
         Backend::{self, Legacy, Nft},
         ForwardPolicy, ingress_accepts,
     },
     dockerd::Dockerd,
-    lab::{ALLOWED, Family, INGRESS, RUN, Wire},
+    expect,
+    lab::{Family, INGRESS, RUN, Wire},
     process::run,
-    syn_watch::SynWatch,
     wait::wait_for,
 };
-
-use crate::expect;
 
 #[test]
 fn the_engine_is_true_nft() -> Result<()> {
@@ -43,7 +41,7 @@ fn the_engine_is_true(backend: Backend) -> Result<()> {
         (Family::V4, RUN, Answer::Data),
         (Family::V6, RUN, Answer::Data),
     ] {
-        answers(&wire, family, port, expected)?;
+        expect::answers(&wire, family, port, expected)?;
     }
 
     let wide = "-A DOCKER-INGRESS -p tcp -m tcp --dport 8080 -j ACCEPT";
@@ -53,7 +51,7 @@ fn the_engine_is_true(backend: Backend) -> Result<()> {
     let mut replace = wire.node.command(backend.tool("iptables", ""));
     replace.args(["--wait", "-R", "DOCKER-INGRESS", "1"]).args(narrow.split(' ').skip(2));
     run(&mut replace)?;
-    answers(&wire, Family::V4, INGRESS, Answer::Silent)?;
+    expect::answers(&wire, Family::V4, INGRESS, Answer::Silent)?;
 
     dockerd.update_force("stats")?;
     wait_for("the wide ACCEPT to be back", Duration::from_secs(10), || {
@@ -62,12 +60,12 @@ fn the_engine_is_true(backend: Backend) -> Result<()> {
             other => Err(format!("{other:#?}")),
         }
     })?;
-    answers(&wire, Family::V4, INGRESS, Answer::Data)?;
+    expect::answers(&wire, Family::V4, INGRESS, Answer::Data)?;
 
     dockerd.restart()?;
-    answers(&wire, Family::V4, INGRESS, Answer::Data)?;
+    expect::answers(&wire, Family::V4, INGRESS, Answer::Data)?;
     dockerd.remove_service("stats")?;
-    answers(&wire, Family::V4, INGRESS, Answer::Refused)
+    expect::answers(&wire, Family::V4, INGRESS, Answer::Refused)
 }
 
 #[test]
@@ -92,58 +90,10 @@ fn the_loop_closes_and_stays_closed_legacy_ipv6() -> Result<()> {
 
 fn the_loop_closes_and_stays_closed(backend: Backend, family: Family) -> Result<()> {
     let wire = Wire::new()?;
-    let mut dockerd = Dockerd::start(&wire, backend, ForwardPolicy::Accept)?;
-    dockerd.create_service("stats", INGRESS)?;
-    dockerd.create_service("site", ALLOWED)?;
-    dockerd.run_published("web", RUN)?;
-    let operators = "DOCKER-USER -s 203.0.113.99/32 -j DROP";
-    run(wire.node.command(backend.tool("iptables", "")).args(["--wait", "-I"]).args(operators.split(' ')))?;
-    let behind_the_mesh = if family == Family::V4 { Answer::Data } else { Answer::OpenNoData };
-    for (port, expected) in [(INGRESS, behind_the_mesh), (ALLOWED, behind_the_mesh), (RUN, Answer::Data)] {
-        answers(&wire, family, port, expected)?;
-    }
-
-    let socket = dockerd.socket();
-    let settings = Settings {
-        families: &[family],
-        // The swarm's own ports are protected, and not what this story is about.
-        allow: "80,2377,7443,7946/tcp",
-        docker_socket: &socket,
-        ..Settings::default()
-    };
-    let deployment = Deployment::new(&settings)?;
-    let agent = deployment.start_agent(&wire)?;
-    let ended = deployment.scanner(&wire, &["run", "--once"])?;
-    let said = format!("{}\n{}\nagent:\n{}", ended.stdout, ended.stderr, agent.log());
-    ensure!(ended.code()? == 0, "exit status {}: {said}", ended.code()?);
-    if family == Family::V4 {
-        ensure!(ended.stdout.contains("stats"), "the cause does not name the service: {said}");
-    }
-    expect::closed(&wire, &[(family, RUN)])?;
-
-    let open = SynWatch::start(&wire.inet, family.scanner(), family.node(ALLOWED))?.observe(50)?;
-    ensure!(open.answered > 40, "the watch must see an open port: {open:?}");
-    let watch = SynWatch::start(&wire.inet, family.scanner(), family.node(INGRESS))?;
-    dockerd.update_force("stats")?;
-    watch.observe(100)?;
-    dockerd.restart()?;
-    let restarted = Instant::now();
-    watch.observe(100)?;
-    wait_for("the ACCEPT to be narrow again", Duration::from_secs(15), || expect::narrow(&wire.node, backend))?;
-    println!("{backend}: tightened {:.2?} after dockerd's restart", restarted.elapsed());
-    let rules = run(&mut wire.node.command(backend.tool("iptables", "-save")))?;
-    ensure!(rules.lines().any(|rule| rule == format!("-A {operators}")), "the operator's rule is gone:\n{rules}");
-    let tried = watch.so_far();
-    ensure!(tried.answered == 0, "{tried:?} through update and restart");
-    expect::closed(&wire, &[(family, RUN)])?;
-    answers(&wire, family, ALLOWED, behind_the_mesh)
-}
-
-/// Docker tells nobody when a port is ready.
-fn answers(wire: &Wire, family: Family, port: u16, expected: Answer) -> Result<()> {
-    let to = family.node(port);
-    wait_for(&format!("{to}"), Duration::from_secs(10), || match tcp_answer(&wire.inet, to) {
-        Ok(answer) if answer == expected => Ok(()),
-        other => Err(format!("{other:?}, not {expected:?}")),
-    })
+    let mut closed = ClosedEngine::new(&wire, backend, &[family])?;
+    closed.dockerd.update_force("stats")?;
+    closed.stays_closed()?;
+    closed.dockerd.restart()?;
+    println!("{backend}: tightened within {:.2?} of dockerd's restart", closed.stays_closed()?);
+    Ok(())
 }

@@ -1,11 +1,13 @@
 //! Stories on a real swarm of three engines: `make test-swarm`.
 //!
-//! The lab is booted once, by the first story that runs; stories go one after the other, each from a clean slate.
+//! The lab is booted once, by the first story that asks for it; stories go one after the other, each from a clean
+//! slate.
 
 #![expect(clippy::print_stderr, reason = "how long the lab took belongs into the output")]
 
 mod boot;
 mod cause;
+mod engine_nft;
 mod expect;
 mod fleet;
 mod host;
@@ -26,7 +28,8 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use deadlight_tests::{engine::Engine, scratch};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -36,6 +39,7 @@ use crate::{
 };
 
 type OfTheSwarm = fn(&Swarm) -> Result<()>;
+type OfAnEngine = fn(Engine) -> Result<()>;
 type OfANode = fn(&Swarm, &'static Node) -> Result<()>;
 
 /// Told once.
@@ -65,6 +69,12 @@ const OF_EACH_NODE: &[(&str, OfANode)] = &[
     ("revert::leaves_no_trace", revert::leaves_no_trace),
 ];
 
+/// Told of each newer engine, in namespaces; these need no lab.
+const OF_EACH_ENGINE: &[(&str, OfAnEngine)] = &[
+    ("engine_nft::stays_closed", engine_nft::stays_closed),
+    ("engine_nft::revert_leaves_no_trace", engine_nft::revert_leaves_no_trace),
+];
+
 /// Booted when the first story asks for it.
 type Lab = OnceLock<Result<Swarm, String>>;
 
@@ -80,13 +90,16 @@ fn main() -> Result<ExitCode> {
             (format!("{name}_{}", node.engine), story)
         })
     });
-    let trials = of_the_swarm
-        .chain(of_each_node)
-        .map(|(name, story)| {
-            let lab = Arc::clone(&lab);
-            Trial::test(name, move || tell(&lab, &story))
-        })
-        .collect();
+    let of_each_engine = OF_EACH_ENGINE.iter().flat_map(|&(name, story)| {
+        [Engine::V26_1, Engine::V28_5]
+            .map(|engine| Trial::test(format!("{name}_{engine}"), move || timed(|| story(engine))))
+    });
+    let of_the_lab = of_the_swarm.chain(of_each_node).map(|(name, story)| {
+        let lab = Arc::clone(&lab);
+        Trial::test(name, move || tell(&lab, &story))
+    });
+    let upgrade = Trial::test("engine_nft::is_upgraded", || timed(engine_nft::is_upgraded));
+    let trials = of_each_engine.chain([upgrade]).chain(of_the_lab).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(Arc::into_inner(lab).context("a story still holds the lab")?);
     Ok(conclusion.exit_code())
@@ -102,19 +115,26 @@ fn tell(lab: &Lab, story: &Story) -> Result<(), Failed> {
         booted
     });
     let swarm = swarm.as_ref().map_err(|error| format!("there is no lab: {error}"))?;
-    let started = Instant::now();
-    let told = swarm.clean().and_then(|()| story(swarm));
-    eprint!("{:.0?} ", started.elapsed());
-    told.map_err(|error| format!("{error:#}\n\n{}", swarm.state()).into())
+    timed(|| swarm.clean().and_then(|()| story(swarm)).map_err(|error| anyhow!("{error:#}\n\n{}", swarm.state())))
 }
 
-/// Ctrl-C and SIGTERM take the lab down as well.
+fn timed(story: impl FnOnce() -> Result<()>) -> Result<(), Failed> {
+    let started = Instant::now();
+    let told = story();
+    eprint!("{:.0?} ", started.elapsed());
+    told.map_err(|error| format!("{error:#}").into())
+}
+
+/// Ctrl-C and SIGTERM take the lab down as well, and the namespaces of a story without it.
 fn end_with_the_lab_down() -> Result<()> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block().context("block signals")?;
     thread::spawn(move || {
         let signal = signals.wait();
         lab::take_down();
+        if let Err(error) = scratch::sweep_own() {
+            eprintln!("something is left behind: {error:#}");
+        }
         eprintln!("ended by {signal:?}");
         exit(130);
     });
