@@ -28,8 +28,11 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
         tokio::select! {
             // Who wrote is heard before what was written is looked at.
             biased;
-            Some(author) = announced(&mut firewall) => {
-                authors.insert(author);
+            author = announced(&mut firewall) => {
+                match author {
+                    Some(author) => _ = authors.insert(author),
+                    None => firewall = None,
+                }
                 pace.hear(Instant::now());
                 continue;
             }

@@ -32,7 +32,7 @@ pub struct Ledger {
     /// Subnets of the node's own containers as Docker last told them: an engine that is away changes
     /// nothing.
     pub docker_subnets: Vec<IpNet>,
-    /// The swarm's nodes, each with the time when Docker last told it, to within [`PEER_NEWS`].
+    /// The swarm's nodes, each with the time when Docker last told it, to within ten minutes.
     pub peers: BTreeMap<IpAddr, Timestamp>,
     /// Closed ports, one entry each.
     pub closures: Vec<Closure>,
