@@ -6,76 +6,79 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadlight_shared::hint;
-use tokio::sync::mpsc;
+use tokio::task::block_in_place;
 use tokio::time::sleep_until;
 
-use crate::firewall::legacy_in_use;
+use crate::firewall::{legacy_in_use, legacy_tables};
 use crate::inventory::{changes, events};
 use crate::node::Node;
 
 /// Looks for ever. What was lost is put back and remembered with its likely author.
 pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
-    let mut firewall = changes::watch()
-        .inspect_err(
-            |error| tracing::warn!(%error, "changes of the firewall are not announced; a timer looks for them"),
-        )
-        .ok();
+    let unheard = |error: &std::io::Error| tracing::warn!(%error, "changes are not announced; a timer looks for them");
+    let mut firewall = changes::of_firewall().inspect_err(unheard).ok();
+    let mut routes = changes::of_routes().inspect_err(unheard).ok();
     let mut docker = events::watch(docker_socket);
     let mut pace = Pace::new(Instant::now());
     let mut authors = BTreeSet::new();
-    let mut docker_told = false;
+    let mut facts_changed = false;
+    let mut legacy = None;
     loop {
         tokio::select! {
             // Who wrote is heard before what was written is looked at.
             biased;
-            author = announced(&mut firewall) => {
-                match author {
-                    Some(author) => _ = authors.insert(author),
-                    None => firewall = None,
-                }
+            Some(author) = async { firewall.as_mut()?.recv().await } => {
+                authors.insert(author);
+                pace.hear(Instant::now());
+                continue;
+            }
+            Some(()) = async { routes.as_mut()?.recv().await } => {
+                facts_changed = true;
                 pace.hear(Instant::now());
                 continue;
             }
             Some(()) = docker.recv() => {
-                docker_told = true;
+                facts_changed = true;
                 pace.hear(Instant::now());
                 continue;
             }
             () = sleep_until(pace.due.into()) => {}
         }
         let started = Instant::now();
+        // Read before the look, so that what changes meanwhile is seen at the next turn.
+        let standing = block_in_place(legacy_tables);
+        if authors.is_empty() && !facts_changed && standing.is_some() && standing == legacy && !pace.is_old(started) {
+            pace.glance(Instant::now());
+            continue;
+        }
         // Right after a change Docker may be busy with it, and the rules need none of its words.
-        let asks_docker = docker_told || authors.is_empty();
+        let asks_docker = facts_changed || authors.is_empty();
         let looked = if asks_docker { node.reconcile().await } else { node.restore().await };
         match &looked {
-            Ok(written) => node.remember_drift(written, &likely(&authors, docker_told)).await,
+            Ok(written) => node.remember_drift(written, &likely(&authors, facts_changed)).await,
             Err(error) => tracing::error!("{}", hint::render(error)),
         }
         let end = match looked {
             Err(_) => End::Failed,
             Ok(_) if !asks_docker => End::Unsettled,
-            Ok(_) if firewall.is_some() && !legacy_in_use() => End::Announced,
+            Ok(_) if firewall.as_ref().is_some_and(|firewall| !firewall.is_closed()) && !legacy_in_use() => {
+                End::Announced
+            }
             Ok(_) => End::Silent,
         };
         pace.look(started, Instant::now(), end);
+        legacy = standing.filter(|_| end == End::Silent);
         if end != End::Failed {
             authors.clear();
-            docker_told = false;
+            facts_changed = false;
         }
     }
 }
 
-async fn announced(firewall: &mut Option<mpsc::UnboundedReceiver<changes::Author>>) -> Option<changes::Author> {
-    match firewall {
-        Some(firewall) => firewall.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-fn likely(authors: &BTreeSet<changes::Author>, docker_told: bool) -> String {
+fn likely(authors: &BTreeSet<changes::Author>, facts_changed: bool) -> String {
     match authors.iter().map(String::as_str).collect::<Vec<_>>().join(", ") {
         names if !names.is_empty() => names,
-        _ if docker_told => "unknown; Docker told of a change just before".to_owned(),
+        _ if facts_changed => "unknown; Docker or the routes changed just before".to_owned(),
         _ => "unknown; nothing announced a change, as where iptables-legacy is written".to_owned(),
     }
 }
@@ -89,21 +92,26 @@ enum End {
     Unsettled,
     /// Well, and every change is announced.
     Announced,
-    /// Well, but where iptables-legacy has tables their changes are not announced.
+    /// Well, but changes are not announced, because iptables-legacy has tables.
     Silent,
 }
+
+/// Where nobody announces changes.
+const GLANCE_EVERY: Duration = Duration::from_secs(3);
 
 /// When to look next.
 #[derive(Debug, PartialEq, Eq)]
 struct Pace {
     due: Instant,
+    /// When a look is due even where a glance shows nothing new.
+    old: Instant,
     /// Before that, a change that is announced is not looked after.
     rests_until: Instant,
 }
 
 impl Pace {
     fn new(now: Instant) -> Self {
-        Self { due: now, rests_until: now }
+        Self { due: now, old: now, rests_until: now }
     }
 
     /// A change was announced: look at once, or as soon as the last look is paid for.
@@ -111,15 +119,27 @@ impl Pace {
         self.due = self.due.min(now.max(self.rests_until));
     }
 
+    /// Whether the last look is so old that a glance is not enough.
+    fn is_old(&self, now: Instant) -> bool {
+        now >= self.old
+    }
+
+    /// A glance at iptables-legacy has shown nothing new.
+    fn glance(&mut self, now: Instant) {
+        self.due = now + GLANCE_EVERY;
+    }
+
     /// A look has ended. Looks take no more than one part in 200 of the time, and one in 10 while others write
     /// the firewall all the time; but drift is not left alone for longer than the limits say.
     fn look(&mut self, started: Instant, now: Instant, end: End) {
         let cost = now.duration_since(started);
+        let rarely = (cost * 200).clamp(Duration::from_secs(30), Duration::from_secs(300));
         let pause = match end {
             End::Failed | End::Unsettled => Duration::from_secs(1),
-            End::Silent => (cost * 200).clamp(Duration::from_secs(3), Duration::from_secs(4)),
-            End::Announced => (cost * 200).clamp(Duration::from_secs(30), Duration::from_secs(300)),
+            End::Silent => GLANCE_EVERY,
+            End::Announced => rarely,
         };
+        self.old = now + rarely;
         self.rests_until = now + (cost * 10).min(Duration::from_secs(1));
         self.due = now + pause;
     }
@@ -157,8 +177,18 @@ mod tests {
         assert_eq!(after(MS, End::Announced).as_secs(), 30);
         assert_eq!(after(400 * MS, End::Announced).as_secs(), 80);
         assert_eq!(after(60_000 * MS, End::Announced).as_secs(), 300);
-        assert_eq!(after(MS, End::Silent).as_secs(), 3);
-        assert_eq!(after(60_000 * MS, End::Silent).as_secs(), 4);
+        assert_eq!(after(60_000 * MS, End::Silent), GLANCE_EVERY);
         assert_eq!(after(60_000 * MS, End::Failed).as_secs(), 1);
+    }
+
+    #[test]
+    fn a_glance_is_enough_between_two_looks() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert!(pace.is_old(start), "nothing was looked at yet");
+        pace.look(start, start + 50 * MS, End::Silent);
+        assert!(!pace.is_old(start + 30_000 * MS) && pace.is_old(start + 30_050 * MS));
+        pace.glance(start + 4_000 * MS);
+        assert_eq!(pace.due, start + 7_000 * MS);
     }
 }

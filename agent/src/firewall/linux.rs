@@ -149,6 +149,12 @@ fn read_saves(flavour: Flavour) -> Result<[Save; 2], FirewallError> {
     Ok([v4?, v6.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?])
 }
 
+/// The rules of iptables-legacy, for a cheap look at what nobody announces; none where there are no tables of it, or where
+/// they cannot be read.
+pub fn legacy_tables() -> Option<[Save; 2]> {
+    legacy_in_use().then(|| read_saves(Flavour::Legacy).ok()).flatten()
+}
+
 /// Whether iptables-legacy has tables in this kernel: nobody is told when those change.
 pub fn legacy_in_use() -> bool {
     ["/proc/self/net/ip_tables_names", "/proc/self/net/ip6_tables_names"]

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use deadlight_shared::{Port, PortSet};
 use ipnet::IpNet;
 
-pub use linux::{Linux, legacy_in_use};
+pub use linux::{Linux, legacy_in_use, legacy_tables};
 pub use runner::FirewallError;
 
 /// What shall stand in the kernel, whatever the backend.

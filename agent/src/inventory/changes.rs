@@ -1,17 +1,20 @@
-//! Who changed the firewall, as the kernel tells at once: nf_tables announces each transaction with
-//! the process that made it. Tables of iptables-legacy are not announced.
+//! What the kernel tells by itself: nf_tables announces each transaction with the process that made it, and
+//! routes are announced too. Tables of iptables-legacy are not.
 
 use std::io;
 use std::thread;
 
 use deadlight_shared::text::printable;
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
-use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 /// `NFNLGRP_NFTABLES` of the kernel's `nfnetlink.h`.
-const GROUP: u32 = 7;
+const NFTABLES: u32 = 7;
+/// `RTNLGRP_IPV4_ROUTE` and `RTNLGRP_IPV6_ROUTE` of the kernel's `rtnetlink.h`.
+const ROUTES: [u32; 2] = [7, 11];
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN`: the end of a transaction.
 const NEW_GENERATION: u16 = 10 << 8 | 15;
 const PROCESS_ID: u16 = 2;
@@ -28,26 +31,44 @@ pub type Author = String;
 ///
 /// # Errors
 /// Where the kernel has no nf_tables, or listening needs more privilege.
-pub fn watch() -> io::Result<mpsc::UnboundedReceiver<Author>> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind(&SocketAddr::new(0, 0))?;
-    socket.add_membership(GROUP)?;
+pub fn of_firewall() -> io::Result<mpsc::UnboundedReceiver<Author>> {
     let (sender, receiver) = mpsc::unbounded_channel();
-    thread::Builder::new().name("firewall-changes".to_owned()).spawn(move || {
+    listen(NETLINK_NETFILTER, &[NFTABLES], move |datagram| {
+        let authors = datagram.map_or_else(|| vec!["unknown".to_owned()], authors);
+        authors.into_iter().all(|author| sender.send(author).is_ok())
+    })?;
+    Ok(receiver)
+}
+
+/// Begins to listen for routes that come and go: an interface may face the outside from then on. Changes that
+/// nobody has taken yet count as one.
+///
+/// # Errors
+/// Where the kernel lets nobody listen.
+pub fn of_routes() -> io::Result<mpsc::Receiver<()>> {
+    let (sender, receiver) = mpsc::channel(1);
+    listen(NETLINK_ROUTE, &ROUTES, move |_| !matches!(sender.try_send(()), Err(TrySendError::Closed(()))))?;
+    Ok(receiver)
+}
+
+/// Hands each datagram to `take` until that is false; none where the kernel had to leave some out.
+fn listen(protocol: isize, groups: &[u32], take: impl Fn(Option<&[u8]>) -> bool + Send + 'static) -> io::Result<()> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind(&SocketAddr::new(0, 0))?;
+    groups.iter().try_for_each(|group| socket.add_membership(*group))?;
+    thread::Builder::new().name("kernel-changes".to_owned()).spawn(move || {
         loop {
-            let authors = match socket.recv_from_full() {
-                Ok((datagram, _)) => authors(&datagram),
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
-                    vec!["unknown".to_owned()]
-                }
-                Err(error) => return tracing::error!(%error, "firewall changes are no longer heard; the timer goes on"),
+            let goes_on = match socket.recv_from_full() {
+                Ok((datagram, _)) => take(Some(&datagram)),
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => take(None),
+                Err(error) => return tracing::error!(%error, "changes are no longer heard; the timer goes on"),
             };
-            if authors.into_iter().any(|author| sender.send(author).is_err()) {
+            if !goes_on {
                 return;
             }
         }
     })?;
-    Ok(receiver)
+    Ok(())
 }
 
 /// The authors of all transactions that `datagram` ends.
