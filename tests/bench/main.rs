@@ -4,9 +4,11 @@
 
 mod apply;
 mod datapath;
+mod drift;
 mod fix_script;
 mod guarded;
 mod order;
+mod probe;
 mod scan;
 
 use std::time::Duration;
@@ -25,8 +27,9 @@ fn main() -> Result<()> {
         return scan::measure_long();
     }
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
-    let cases: [(&str, Measure); 4] = [
+    let cases: [(&str, Measure); 5] = [
         ("order", order::measure),
+        ("drift", drift::measure),
         ("apply", apply::measure),
         ("datapath", datapath::measure),
         ("rest", apply::measure_rest),
