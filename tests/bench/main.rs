@@ -5,6 +5,7 @@
 mod apply;
 mod datapath;
 mod drift;
+mod endure;
 mod fix_script;
 mod guarded;
 mod order;
@@ -25,6 +26,9 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.iter().any(|word| word == "long") {
         return scan::measure_long();
+    }
+    if words.iter().any(|word| word == "endure") {
+        return endure::measure();
     }
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     let cases: [(&str, Measure); 5] = [
