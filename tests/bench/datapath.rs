@@ -1,4 +1,4 @@
-//! What the guard costs those who use a port that stays open.
+//! What the guard costs those who use a port that stays open, as sets of nftables and as rules of iptables.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,23 +8,17 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use deadlight_tests::{
-    deployment::{Deployment, Settings},
-    docker_rules::{Backend, ForwardPolicy, Layout},
-    lab::{
-        Family::{self, V4},
-        Lab,
-    },
-    order,
-};
+use deadlight_tests::lab::{Family, Lab};
 
-use crate::{RUNS, percentile, row};
+use crate::{
+    RUNS,
+    guarded::{Guard, guarded, plain},
+    percentile, row,
+};
 
 const CLOSED: [u16; 3] = [0, 100, 1_000];
 /// Nobody publishes or closes it.
 const OPEN: u16 = 9_300;
-/// Nothing listens there: what Docker's own rules cost is not measured here.
-const FIRST_CLOSED: u16 = 20_000;
 const BLOCK: usize = 128 << 10;
 const BLOCKS: usize = 8 << 10;
 const CONNECTS: usize = 1_000;
@@ -34,8 +28,10 @@ type Work = fn(&Lab, SocketAddr) -> Result<Duration>;
 
 pub(crate) fn measure() -> Result<()> {
     let mut nodes = vec![("none".to_owned(), plain()?), ("none, another node".to_owned(), plain()?)];
-    for count in CLOSED {
-        nodes.push((format!("{count} closed"), guarded(count)?));
+    for guard in [Guard::Nftables, Guard::Mangle] {
+        for count in CLOSED {
+            nodes.push((format!("{guard:?}, {count} closed"), guarded(guard, count)?));
+        }
     }
     for family in Family::BOTH {
         let works: [(&str, Work); 2] =
@@ -56,23 +52,6 @@ pub(crate) fn measure() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A node without Deadlight. The second of them shows how much a ratio is worth.
-fn plain() -> Result<Lab> {
-    Lab::new(Layout::V28, Backend::Nft, ForwardPolicy::Drop)
-}
-
-/// A node whose guard closes `count` ports; the agent itself is gone.
-fn guarded(count: u16) -> Result<Lab> {
-    let lab = plain()?;
-    let deployment = Deployment::new(&Settings::default())?;
-    deployment.prepend("max_new_per_hour = 1000000")?;
-    let agent = deployment.start_agent(&lab.wire)?;
-    let ports: Vec<_> = (FIRST_CLOSED..FIRST_CLOSED + count).map(|port| (V4, "tcp", port)).collect();
-    order::enforce(&deployment, &lab.wire, 1, &ports)?;
-    agent.kill()?;
-    Ok(lab)
 }
 
 fn bulk(lab: &Lab, to: SocketAddr) -> Result<Duration> {

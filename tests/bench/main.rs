@@ -4,8 +4,12 @@
 
 mod apply;
 mod datapath;
+mod drift;
+mod endure;
 mod fix_script;
+mod guarded;
 mod order;
+mod probe;
 mod scan;
 
 use std::time::Duration;
@@ -23,9 +27,13 @@ fn main() -> Result<()> {
     if words.iter().any(|word| word == "long") {
         return scan::measure_long();
     }
+    if words.iter().any(|word| word == "endure") {
+        return endure::measure();
+    }
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
-    let cases: [(&str, Measure); 4] = [
+    let cases: [(&str, Measure); 5] = [
         ("order", order::measure),
+        ("drift", drift::measure),
         ("apply", apply::measure),
         ("datapath", datapath::measure),
         ("rest", apply::measure_rest),
@@ -39,8 +47,12 @@ fn main() -> Result<()> {
     if wanted("limits") {
         scan::limits::measure()?;
     }
-    let runs = std::env::var("DEADLIGHT_BENCH_RUNS").map_or(Ok(RUNS), |runs| runs.parse())?;
-    scan::measure(runs, &words)
+    scan::measure(repetitions(RUNS)?, &words)
+}
+
+/// How often to measure where a subject lets one choose: `DEADLIGHT_BENCH_RUNS`, else `usual`.
+fn repetitions(usual: usize) -> Result<usize> {
+    Ok(std::env::var("DEADLIGHT_BENCH_RUNS").map_or(Ok(usual), |runs| runs.parse())?)
 }
 
 fn row(what: &str, ours: Duration, peer: Option<(&str, Duration)>) {
@@ -58,7 +70,7 @@ fn milliseconds(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
 }
 
-/// The value below which `percent` of `sorted` lie.
+/// The least value of `sorted` that `percent` of them do not exceed.
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    sorted[(sorted.len() - 1) * percent / 100]
+    sorted[(sorted.len() * percent).div_ceil(100) - 1]
 }

@@ -1,4 +1,5 @@
-//! From "order received" to "rules read back", as the agent logs it, beside the known fix script.
+//! From "order received" to "rules read back", as the agent logs it, among many rules of somebody else's, beside the
+//! known fix script.
 //! Every order changes the kernel: 8080 is closed and tightened, or opened again.
 
 use std::time::{Duration, Instant};
@@ -8,24 +9,47 @@ use deadlight_tests::{
     deployment::{Deployment, Settings},
     docker_rules::{Backend, ForwardPolicy, Layout},
     lab::{Family, INGRESS, Lab, RUN, Wire},
+    netns::Netns,
     order::{enforce, order, send},
+    process::run_with_input,
 };
 use serde_json::json;
 
 use crate::{fix_script, percentile, row};
 
-const ORDERS: u64 = 1_000;
+const ORDERS: u64 = 300;
+/// In each family.
+const FOREIGN: u16 = 500;
 const SCRIPT_RUNS: usize = 100;
 
 pub(crate) fn measure() -> Result<()> {
     for backend in [Backend::Nft, Backend::Legacy] {
         let lab = Lab::new(Layout::V28, backend, ForwardPolicy::Drop)?;
+        foreign(lab.node(), backend)?;
         let ours = orders(&lab)?;
         let script = script(&lab.wire, backend)?;
-        let name = backend.name();
-        let peer = |percent| Some(("fix script", percentile(&script, percent)));
-        row(&format!("order to read back, {name}, p50 of {ORDERS}"), percentile(&ours, 50), peer(50));
-        row(&format!("order to read back, {name}, p99 of {ORDERS}"), percentile(&ours, 99), peer(99));
+        for percent in [50, 99] {
+            let what = format!(
+                "order to read back, {FOREIGN} foreign rules in each family, {backend}, p{percent} of {ORDERS}"
+            );
+            row(&what, percentile(&ours, percent), Some(("fix script", percentile(&script, percent))));
+        }
+    }
+    Ok(())
+}
+
+/// An operator's own chain, which all that enters or crosses the node goes through.
+fn foreign(node: &Netns, backend: Backend) -> Result<()> {
+    for (tool, source) in [("iptables", "203.0.113."), ("ip6tables", "2001:db8:99::")] {
+        let rules: String = (0..FOREIGN)
+            .map(|number| {
+                let (host, port) = (number % 250, 30_000 + number);
+                format!("-A OPERATOR -s {source}{host} -p tcp -m tcp --dport {port} -j DROP\n")
+            })
+            .collect();
+        let jumps = "-I INPUT -j OPERATOR\n-I FORWARD -j OPERATOR\n";
+        let script = format!("*filter\n:OPERATOR - [0:0]\n{rules}{jumps}COMMIT\n");
+        run_with_input(node.command(backend.tool(tool, "-restore")).arg("--noflush"), &script)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! TCP segments as they pass on the wires of a namespace.
 
 use std::{
-    io::Read,
+    io::{ErrorKind, Read},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -68,7 +68,8 @@ impl Capture {
                                 see(segment);
                             }
                         }
-                        Err(error) if is_timeout(&error) => {}
+                        // Whoever stops the process for a moment interrupts the wait.
+                        Err(error) if is_timeout(&error) || error.kind() == ErrorKind::Interrupted => {}
                         Err(error) => {
                             eprintln!("capture ended early: {error}");
                             return;

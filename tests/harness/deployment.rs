@@ -94,7 +94,11 @@ impl Deployment {
 
     /// Starts the agent on the node and waits until it accepts connections.
     pub fn start_agent(&self, wire: &Wire) -> Result<Running> {
-        let mut command = programs::agent(&wire.node)?;
+        self.start_agent_by(programs::agent(&wire.node)?, wire)
+    }
+
+    /// The same by a command of the caller's, such as one that finds other tools.
+    pub fn start_agent_by(&self, mut command: Command, wire: &Wire) -> Result<Running> {
         command.arg("run").arg("--config").arg(self.path("agent.toml"));
         let mut agent = Running::start(&mut command, "agent", self.directory.path())?;
         agent.wait_ready(Duration::from_secs(15), || {
