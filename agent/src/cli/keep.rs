@@ -9,7 +9,7 @@ use deadlight_shared::hint;
 use tokio::task::block_in_place;
 use tokio::time::sleep_until;
 
-use crate::firewall::{legacy_in_use, legacy_tables};
+use crate::firewall::{is_own_program, legacy_in_use, legacy_tables};
 use crate::inventory::{changes, events};
 use crate::node::Node;
 
@@ -28,8 +28,10 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
             // Who wrote is heard before what was written is looked at.
             biased;
             Some(author) = async { firewall.as_mut()?.recv().await } => {
-                authors.insert(author);
-                pace.hear(Instant::now());
+                if !author.pid.is_some_and(is_own_program) {
+                    authors.insert(author.to_string());
+                    pace.hear(Instant::now());
+                }
                 continue;
             }
             Some(()) = async { routes.as_mut()?.recv().await } => {
@@ -75,7 +77,7 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
     }
 }
 
-fn likely(authors: &BTreeSet<changes::Author>, facts_changed: bool) -> String {
+fn likely(authors: &BTreeSet<String>, facts_changed: bool) -> String {
     match authors.iter().map(String::as_str).collect::<Vec<_>>().join(", ") {
         names if !names.is_empty() => names,
         _ if facts_changed => "unknown; Docker or the routes changed just before".to_owned(),
@@ -99,6 +101,10 @@ enum End {
 /// Where nobody announces changes.
 const GLANCE_EVERY: Duration = Duration::from_secs(3);
 
+/// So many changes in a row are looked after at once.
+const AT_ONCE: u32 = 5;
+const QUIET: Duration = Duration::from_secs(10);
+
 /// When to look next.
 #[derive(Debug, PartialEq, Eq)]
 struct Pace {
@@ -107,11 +113,14 @@ struct Pace {
     old: Instant,
     /// Before that, a change that is announced is not looked after.
     rests_until: Instant,
+    /// The last look after a change, and how many there were without a [`QUIET`] between.
+    changed: Instant,
+    changes: u32,
 }
 
 impl Pace {
     fn new(now: Instant) -> Self {
-        Self { due: now, old: now, rests_until: now }
+        Self { due: now, old: now, rests_until: now, changed: now, changes: 0 }
     }
 
     /// A change was announced: look at once, or as soon as the last look is paid for.
@@ -129,8 +138,9 @@ impl Pace {
         self.due = now + GLANCE_EVERY;
     }
 
-    /// A look has ended. Looks take no more than one part in 200 of the time, and one in 10 while others write
-    /// the firewall all the time; but drift is not left alone for longer than the limits say.
+    /// A look has ended. Looks take no more than one part in 200 of the time; a few changes are looked after at once,
+    /// and where others write the firewall all the time, looks take one part in 10. But drift is not left alone for
+    /// longer than the limits say.
     fn look(&mut self, started: Instant, now: Instant, end: End) {
         let cost = now.duration_since(started);
         let rarely = (cost * 200).clamp(Duration::from_secs(30), Duration::from_secs(300));
@@ -140,7 +150,12 @@ impl Pace {
             End::Announced => rarely,
         };
         self.old = now + rarely;
-        self.rests_until = now + (cost * 10).min(Duration::from_secs(1));
+        if end == End::Unsettled {
+            self.changes = if now.duration_since(self.changed) > QUIET { 1 } else { self.changes + 1 };
+            self.changed = now;
+        }
+        let is_flood = self.changes > AT_ONCE && now.duration_since(self.changed) <= QUIET;
+        self.rests_until = if is_flood { now + (cost * 10).min(Duration::from_secs(1)) } else { now };
         self.due = now + pause;
     }
 }
@@ -152,18 +167,27 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_change_is_looked_after_at_once_unless_the_firewall_is_written_all_the_time() {
+    fn changes_are_looked_after_at_once_unless_there_is_no_end_of_them() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        assert_eq!(pace.due, start);
         pace.look(start, start + 50 * MS, End::Announced);
         assert_eq!(pace.due, start + 30_050 * MS);
-        pace.hear(start + 100 * MS);
-        assert_eq!(pace.due, start + 550 * MS, "ten times the cost of the last look");
-        pace.look(start + 550 * MS, start + 600 * MS, End::Unsettled);
-        assert_eq!(pace.due, start + 1_600 * MS);
-        pace.hear(start + 9_000 * MS);
-        assert_eq!(pace.due, start + 1_600 * MS, "the look that is due comes first");
+        let mut now = start + 60 * MS;
+        for _ in 0..AT_ONCE {
+            pace.hear(now);
+            assert_eq!(pace.due, now);
+            now += 50 * MS;
+            pace.look(now - 50 * MS, now, End::Unsettled);
+            assert_eq!(pace.due, now + 1_000 * MS);
+        }
+        pace.hear(now);
+        pace.look(now, now + 50 * MS, End::Unsettled);
+        pace.hear(now + 60 * MS);
+        assert_eq!(pace.due, now + 550 * MS, "ten times the cost of the last look");
+        now += 1_050 * MS + QUIET;
+        pace.look(now - 50 * MS, now, End::Announced);
+        pace.hear(now);
+        assert_eq!(pace.due, now, "it was quiet for a while");
     }
 
     #[test]

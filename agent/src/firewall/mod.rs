@@ -21,7 +21,7 @@ use deadlight_shared::{Port, PortSet};
 use ipnet::IpNet;
 
 pub use linux::{Linux, legacy_in_use, legacy_tables};
-pub use runner::FirewallError;
+pub use runner::{FirewallError, is_own_program};
 
 /// What shall stand in the kernel, whatever the backend.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

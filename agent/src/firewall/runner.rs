@@ -1,8 +1,9 @@
 //! Runs the firewall programs: no shell, scripts on standard input.
 
+use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use deadlight_shared::Port;
@@ -91,6 +92,23 @@ impl FirewallError {
     }
 }
 
+/// The programs that were run last, by process id.
+static OWN: Mutex<VecDeque<u32>> = Mutex::new(VecDeque::new());
+/// More than one look at the kernel and the write after it need.
+const REMEMBERED: usize = 64;
+
+/// Whether `pid` is, or was a moment ago, a program that this agent ran: what it wrote is no news.
+pub fn is_own_program(pid: u32) -> bool {
+    OWN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+}
+
+fn remember(pid: u32) {
+    let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    own.push_back(pid);
+    let surplus = own.len().saturating_sub(REMEMBERED);
+    own.drain(..surplus);
+}
+
 /// Runs `program` with `input` on its standard input and returns its standard output.
 pub(super) fn run(program: &[String], input: &str) -> Result<String, FirewallError> {
     let name = program.first().cloned().unwrap_or_default();
@@ -105,6 +123,7 @@ pub(super) fn run(program: &[String], input: &str) -> Result<String, FirewallErr
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
+    remember(child.id());
     let output = output_within(child, input.to_owned()).map_err(failed)?;
     let output = output.ok_or_else(|| FirewallError::Slow { program: name.clone() })?;
     if output.status.success() {
@@ -149,6 +168,9 @@ mod tests {
     #[test]
     fn a_program_gets_its_input_and_gives_its_output() {
         assert_eq!(run(&["cat".to_owned()], "add table inet x\n").unwrap(), "add table inet x\n");
+        assert!(!is_own_program(std::process::id()));
+        let shell = run(&["sh".to_owned(), "-c".to_owned(), "echo $$".to_owned()], "").unwrap();
+        assert!(is_own_program(shell.trim().parse().unwrap()));
         assert!(matches!(run(&["false".to_owned()], ""), Err(FirewallError::Refused { .. })));
         assert!(matches!(run(&["no-such-program".to_owned()], ""), Err(FirewallError::Run { .. })));
     }

@@ -1,6 +1,7 @@
 //! What the kernel tells by itself: nf_tables announces each transaction with the process that made it, and
 //! routes are announced too. Tables of iptables-legacy are not.
 
+use std::fmt;
 use std::io;
 use std::thread;
 
@@ -24,8 +25,23 @@ const NETFILTER_HEADER: usize = 4;
 /// The kernel's own limit of a process name.
 const NAME: usize = 16;
 
-/// Who ended a transaction; `unknown` where the kernel had to leave out messages.
-pub type Author = String;
+/// Who ended a transaction; not known where the kernel had to leave out messages.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Author {
+    /// Process id.
+    pub pid: Option<u32>,
+    name: Option<String>,
+}
+
+impl fmt::Display for Author {
+    /// Escaped, such as `iptables (pid 258)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.name, self.pid) {
+            (Some(name), Some(pid)) => write!(f, "{name} (pid {pid})"),
+            _ => f.write_str("unknown"),
+        }
+    }
+}
 
 /// Begins to listen; each change is told once, by its author. The listener ends when nobody receives.
 ///
@@ -34,7 +50,7 @@ pub type Author = String;
 pub fn of_firewall() -> io::Result<mpsc::UnboundedReceiver<Author>> {
     let (sender, receiver) = mpsc::unbounded_channel();
     listen(NETLINK_NETFILTER, &[NFTABLES], move |datagram| {
-        let authors = datagram.map_or_else(|| vec!["unknown".to_owned()], authors);
+        let authors = datagram.map_or_else(|| vec![Author::default()], authors);
         authors.into_iter().all(|author| sender.send(author).is_ok())
     })?;
     Ok(receiver)
@@ -91,10 +107,7 @@ fn author(attributes: &[u8]) -> Author {
         printable(name.trim_end_matches('\0'), NAME)
     });
     let pid = attribute(PROCESS_ID).and_then(|found| Some(u32::from_be_bytes(found.value().try_into().ok()?)));
-    match (name, pid) {
-        (Some(name), Some(pid)) => format!("{name} (pid {pid})"),
-        _ => "unknown".to_owned(),
-    }
+    Author { pid, name }
 }
 
 #[cfg(test)]
@@ -119,7 +132,9 @@ mod tests {
     #[test]
     fn each_transaction_names_its_author() {
         let two = [generation(10 << 8), generation(NEW_GENERATION), generation(NEW_GENERATION)].concat();
-        assert_eq!(authors(&two), ["nft (pid 258)", "nft (pid 258)"]);
-        assert_eq!(authors(&two[..80]), Vec::<Author>::new(), "cut off");
+        let named = |bytes: &[u8]| authors(bytes).iter().map(Author::to_string).collect::<Vec<_>>();
+        assert_eq!(named(&two), ["nft (pid 258)", "nft (pid 258)"]);
+        assert_eq!(named(&two[..80]), Vec::<String>::new(), "cut off");
+        assert_eq!(Author::default().to_string(), "unknown");
     }
 }
