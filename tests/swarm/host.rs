@@ -15,7 +15,7 @@ use crate::{
 /// `docker run --network host`.
 pub(crate) fn container_on_the_host_network(swarm: &Swarm, node: &'static Node) -> Result<()> {
     swarm.run_container(node, "story-host", "--network host", "socat TCP6-LISTEN:9010,fork,reuseaddr PIPE")?;
-    closes(swarm, node, 9010, Answer::Data)?;
+    closes(swarm, node, 9010)?;
     let cause = swarm.fleet.explain(swarm.lab(), node, "9010/tcp")?;
     ensure!(cause.starts_with("host_process") && cause.contains("container story-host"), "{cause}");
     Ok(())
@@ -26,7 +26,7 @@ pub(crate) fn plain_process(swarm: &Swarm, node: &'static Node) -> Result<()> {
     swarm.run_process(node, "tcp", "socat TCP6-LISTEN:9011,fork,reuseaddr PIPE")?;
     swarm.run_process(node, "udp", "socat UDP6-LISTEN:5514,fork,reuseaddr PIPE")?;
     expect::answers(swarm, Udp, node.at(Family::V4, 5514), Answer::Data)?;
-    closes(swarm, node, 9011, Answer::Data)?;
+    closes(swarm, node, 9011)?;
     expect::closed(swarm, node, Udp, 5514)?;
     let cause = swarm.fleet.explain(swarm.lab(), node, "9011/tcp")?;
     ensure!(cause.starts_with("host_process") && cause.contains("program socat"), "{cause}");
@@ -72,7 +72,7 @@ pub(crate) fn control_ports_are_for_the_swarm_alone(swarm: &Swarm) -> Result<()>
 pub(crate) fn an_open_docker_api(swarm: &Swarm) -> Result<()> {
     let node = &NODES[0];
     swarm.restart_engine_with(node, "-H unix:///var/run/docker.sock -H tcp://[::]:2375")?;
-    let closed = closes(swarm, node, 2375, Answer::OpenNoData).and_then(|()| {
+    let closed = closes(swarm, node, 2375).and_then(|()| {
         let cause = swarm.fleet.explain(swarm.lab(), node, "2375/tcp")?;
         ensure!(cause.starts_with("docker_api"), "{cause}");
         Ok(())
@@ -81,9 +81,9 @@ pub(crate) fn an_open_docker_api(swarm: &Swarm) -> Result<()> {
     closed
 }
 
-fn closes(swarm: &Swarm, node: &'static Node, port: u16, open: Answer) -> Result<()> {
+fn closes(swarm: &Swarm, node: &'static Node, port: u16) -> Result<()> {
     for family in Family::BOTH {
-        expect::answers(swarm, Tcp, node.at(family, port), open)?;
+        expect::answers(swarm, Tcp, node.at(family, port), Answer::Data)?;
     }
     swarm.fleet.close(swarm.lab())?;
     expect::closed(swarm, node, Tcp, port)
