@@ -32,14 +32,17 @@ pub fn watch(socket: PathBuf) -> mpsc::Receiver<()> {
 /// Returns when the engine goes away.
 async fn listen(socket: &std::path::Path, sender: &mpsc::Sender<()>) {
     let Ok(docker) = docker::client(socket) else { return };
+    if docker.ping().await.is_err() {
+        return;
+    }
+    // Where the channel is full, somebody is about to look already.
+    sender.try_send(()).ok();
     let filters = HashMap::from([("type".to_owned(), KINDS.map(str::to_owned).into())]);
     let mut events = docker.events(Some(EventsOptions { filters: Some(filters), ..EventsOptions::default() }));
     while let Some(event) = events.next().await {
         match event {
-            // Where the channel is full, somebody is about to look already.
             Ok(_) => _ = sender.try_send(()),
             Err(error) => return tracing::debug!(%error, "docker's events end"),
         }
     }
-    sender.try_send(()).ok();
 }
