@@ -139,13 +139,15 @@ fn move_the_jump(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// At one stroke: the agent would put the jump back in between.
 fn delete_our_chain(lab: &Lab) -> Result<()> {
-    let hooked = TOOLS.map(|tool| is_hooked(lab, tool));
-    unhook(lab)?;
-    for (tool, hooked) in TOOLS.into_iter().zip(hooked) {
-        if hooked? {
-            iptables(lab, tool, "-F DEADLIGHT")?;
-            iptables(lab, tool, "-X DEADLIGHT")?;
+    for tool in TOOLS {
+        if is_hooked(lab, tool)? {
+            let lines = format!("*filter\n-D DOCKER-USER {JUMP}\n-F DEADLIGHT\n-X DEADLIGHT\nCOMMIT\n");
+            run_with_input(
+                lab.node().command(lab.backend.tool(tool, "-restore")).args(["--noflush", "--wait"]),
+                &lines,
+            )?;
         }
     }
     Ok(())
@@ -153,9 +155,9 @@ fn delete_our_chain(lab: &Lab) -> Result<()> {
 
 /// The packages of the old engine were purged before, with all that it left.
 fn upgrade(lab: &Lab) -> Result<()> {
-    for words in ["-F", "-X", "-t nat -F", "-t nat -X"] {
-        iptables(lab, "iptables", words)?;
-    }
+    let empty = "*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n\
+                 *nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n";
+    run_with_input(lab.node().command(lab.backend.tool("iptables", "-restore")).arg("--wait"), empty)?;
     docker_rules::load(lab.node(), V28, lab.backend, ForwardPolicy::Accept)
 }
 
