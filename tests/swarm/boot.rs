@@ -11,7 +11,8 @@ use crate::{
     swarm::Swarm,
 };
 
-const BOOTS: u32 = 20;
+/// A boot with everything around it takes a minute on two cores.
+const BOOTS: u32 = 5;
 /// What systemd does before network-pre.target.
 const RESTORE: &str = "#!/bin/sh\nexec /lab/deadlight-agent restore --config \"/lab/$lab_node.toml\"\n";
 
