@@ -1,6 +1,10 @@
 //! Makes what stands equal to what shall stand, and proves it by reading back.
 
+mod pace;
+
 use deadlight_shared::Port;
+
+pub use pace::{End, Pace};
 
 use crate::firewall::{Change, Desired, Firewall, FirewallError, Inspection};
 
