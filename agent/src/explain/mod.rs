@@ -216,8 +216,12 @@ impl View<'_> {
 /// Such as `stats.1 on n2`; the first few.
 fn tasks(service: &Service) -> Option<String> {
     const SHOWN: usize = 3;
-    let mut names: Vec<String> =
-        service.tasks.iter().take(SHOWN).map(|task| format!("{} on {}", task.name, task.node)).collect();
+    let mut names: Vec<String> = service
+        .tasks
+        .iter()
+        .take(SHOWN)
+        .map(|task| format!("{}.{} on {}", service.name, task.slot, task.node))
+        .collect();
     if service.tasks.len() > SHOWN {
         names.push(format!("{} more", service.tasks.len() - SHOWN));
     }

@@ -221,7 +221,7 @@ fn each_cause_as_an_operator_reads_it() {
     host.facts.listeners.as_mut().unwrap()[0].process.as_mut().unwrap().container = Some("0123".to_owned());
     let mut mesh = ingress().lines(INGRESS);
     mesh.facts.docker.as_mut().unwrap().services.as_mut().unwrap()[0].tasks =
-        vec![Task { name: "stats.1".to_owned(), node: "n2".to_owned(), is_here: false }];
+        vec![Task { slot: "1".to_owned(), node: "n2".to_owned(), is_here: false }];
     let run = World::new().dnat("DOCKER", "9000/tcp", "172.17.0.2:80").container("web", "172.17.0.2").lines(RUN);
     let mut local = World::new().dnat("DOCKER", "9002/tcp", "172.18.0.4:80").container("local.1.x7", "172.18.0.4");
     let task = &mut local.facts.docker.as_mut().unwrap().containers[0];

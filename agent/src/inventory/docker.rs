@@ -2,19 +2,17 @@
 //! to close a port.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::models::{
-    ContainerSummary, EndpointPortConfigPublishModeEnum, LocalNodeState, Network, PortSummaryTypeEnum,
-};
-use bollard::query_parameters::{
-    ListContainersOptions, ListNetworksOptions, ListNodesOptions, ListServicesOptions, ListTasksOptions,
-};
+use bollard::models::{ContainerSummary, EndpointPortConfigPublishModeEnum, Network, PortSummaryTypeEnum};
+use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions, ListServicesOptions};
 use deadlight_shared::{Port, Protocol};
 use ipnet::IpNet;
+
+use super::swarm::{Swarm, Task};
 
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -51,17 +49,6 @@ pub struct Service {
     pub ingress: Vec<Port>,
     /// Its running tasks.
     pub tasks: Vec<Task>,
-}
-
-/// A task of a swarm service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Task {
-    /// Such as `stats.1`.
-    pub name: String,
-    /// Host name of the node that runs it.
-    pub node: String,
-    /// Whether that is this node.
-    pub is_here: bool,
 }
 
 /// A container of this node.
@@ -136,48 +123,27 @@ async fn ask<T>(
 
 async fn ask_networks(docker: &Docker) -> Result<Networks, bollard::errors::Error> {
     let networks = docker.list_networks(None::<ListNetworksOptions>).await?;
-    // In one order, whatever Docker's, so that rules made from them do not change by themselves.
-    let subnets: BTreeSet<IpNet> = networks.iter().flat_map(bridge_subnets).collect();
-    Ok(Networks { subnets: subnets.into_iter().collect(), peers: ask_peers(docker, &networks).await? })
-}
-
-/// A worker knows the managers, and who takes part in the ingress network; a manager knows everybody.
-async fn ask_peers(docker: &Docker, networks: &[Network]) -> Result<BTreeSet<IpAddr>, bollard::errors::Error> {
-    let swarm = docker.info().await?.swarm.unwrap_or_default();
-    if swarm.local_node_state != Some(LocalNodeState::ACTIVE) {
-        return Ok(BTreeSet::new());
-    }
-    let nodes = match swarm.control_available {
-        Some(true) => docker.list_nodes(None::<ListNodesOptions>).await?,
-        _ => Vec::new(),
-    };
-    let managers = swarm.remote_managers.into_iter().flatten().filter_map(|manager| manager.addr);
-    let in_networks =
-        networks.iter().flat_map(|network| network.peers.iter().flatten()).filter_map(|peer| peer.ip.clone());
-    let listed = nodes.into_iter().flat_map(|node| {
-        [node.status.and_then(|status| status.addr), node.manager_status.and_then(|status| status.addr)]
-    });
-    let told = managers.chain(in_networks).chain(listed.flatten());
-    let addresses = told.filter_map(|text| address(&text));
-    Ok(addresses.filter(|address| !address.is_unspecified() && !address.is_loopback()).collect())
-}
-
-/// Docker writes some of them with a port.
-fn address(text: &str) -> Option<IpAddr> {
-    text.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
+    Ok(networks_of(&networks, &Swarm::ask(docker).await?))
 }
 
 async fn ask_all(docker: &Docker) -> Result<DockerFacts, bollard::errors::Error> {
-    let networks = ask_networks(docker).await?;
+    let networks = docker.list_networks(None::<ListNetworksOptions>).await?;
+    let swarm = Swarm::ask(docker).await?;
     let containers = docker.list_containers(None::<ListContainersOptions>).await?;
     // Workers and engines outside a swarm refuse this one; that is an answer too.
     let services = docker.list_services(None::<ListServicesOptions>).await.ok();
-    let tasks = if services.is_some() { ask_tasks(docker).await? } else { HashMap::new() };
+    let tasks = if services.is_some() { swarm.ask_tasks(docker).await } else { HashMap::new() };
     Ok(DockerFacts {
-        networks,
+        networks: networks_of(&networks, &swarm),
         services: services.map(|services| services.into_iter().map(|listed| service(listed, &tasks)).collect()),
         containers: containers.into_iter().map(container).collect(),
     })
+}
+
+fn networks_of(networks: &[Network], swarm: &Swarm) -> Networks {
+    // In one order, whatever Docker's, so that rules made from them do not change by themselves.
+    let subnets: BTreeSet<IpNet> = networks.iter().flat_map(bridge_subnets).collect();
+    Networks { subnets: subnets.into_iter().collect(), peers: swarm.peers(networks) }
 }
 
 fn bridge_subnets(network: &Network) -> Vec<IpNet> {
@@ -188,35 +154,7 @@ fn bridge_subnets(network: &Network) -> Vec<IpNet> {
     configs.filter_map(|config| config.subnet.as_ref()?.parse().ok()).collect()
 }
 
-/// The running tasks of each service, by its id.
-async fn ask_tasks(docker: &Docker) -> Result<HashMap<String, Vec<RunningTask>>, bollard::errors::Error> {
-    let own = docker.info().await?.swarm.and_then(|swarm| swarm.node_id).unwrap_or_default();
-    let nodes = docker.list_nodes(None::<ListNodesOptions>).await?.into_iter();
-    let names: HashMap<String, String> = nodes
-        .filter_map(|node| Some((node.id?, node.description.and_then(|description| description.hostname)?)))
-        .collect();
-    let filters = HashMap::from([("desired-state".to_owned(), vec!["running".to_owned()])]);
-    let listed = docker.list_tasks(Some(ListTasksOptions { filters: Some(filters) })).await?;
-    let mut tasks: HashMap<String, Vec<RunningTask>> = HashMap::new();
-    for task in listed {
-        let (Some(service), Some(node)) = (task.service_id, task.node_id) else { continue };
-        tasks.entry(service).or_default().push(RunningTask {
-            // A global service has one task on each node and no slots.
-            slot: task.slot.map_or_else(|| node.clone(), |slot| slot.to_string()),
-            is_here: node == own,
-            node: names.get(&node).cloned().unwrap_or(node),
-        });
-    }
-    Ok(tasks)
-}
-
-struct RunningTask {
-    slot: String,
-    node: String,
-    is_here: bool,
-}
-
-fn service(service: bollard::models::Service, tasks: &HashMap<String, Vec<RunningTask>>) -> Service {
+fn service(service: bollard::models::Service, tasks: &HashMap<String, Vec<Task>>) -> Service {
     let spec = service.spec.unwrap_or_default();
     let image = spec.task_template.and_then(|task| task.container_spec).and_then(|container| container.image);
     let ports = service.endpoint.and_then(|endpoint| endpoint.ports).unwrap_or_default();
@@ -228,16 +166,9 @@ fn service(service: bollard::models::Service, tasks: &HashMap<String, Vec<Runnin
             Port::new(protocol, u16::try_from(port.published_port?).ok()?)
         })
         .collect();
-    let name = spec.name.unwrap_or_default();
-    let tasks = service.id.and_then(|id| tasks.get(&id)).into_iter().flatten();
-    let task = |task: &RunningTask| Task {
-        name: format!("{name}.{}", task.slot),
-        node: task.node.clone(),
-        is_here: task.is_here,
-    };
     Service {
-        tasks: tasks.map(task).collect(),
-        name,
+        name: spec.name.unwrap_or_default(),
+        tasks: service.id.and_then(|id| tasks.get(&id)).cloned().unwrap_or_default(),
         stack: spec.labels.unwrap_or_default().remove("com.docker.stack.namespace"),
         image: image.map(without_digest),
         ingress,

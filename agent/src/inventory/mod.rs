@@ -7,15 +7,17 @@ pub mod events;
 pub mod interfaces;
 pub mod listeners;
 mod netlink;
+mod swarm;
 
 use std::net::IpAddr;
 
 use deadlight_shared::{Port, PortSet};
 
 pub use conntrack::Flow;
-pub use docker::{Container, DockerFacts, Networks, Service, Task};
+pub use docker::{Container, DockerFacts, Networks, Service};
 pub use listeners::{Listener, Process};
 pub use netlink::NetlinkError;
+pub use swarm::Task;
 
 /// Everything an explanation may rest on. A part that could not be read says why.
 #[derive(Debug, Clone)]
