@@ -207,6 +207,9 @@ mod tests {
             ("trusted = [\"::/0\"]", "is everybody"),
             ("node = \"a b\"", "is not a name"),
             ("swarm_control = \"peer\"", "did you mean `peers`"),
+            ("posture = \"allowlst\"", "did you mean `allowlist`"),
+            ("\nallow = [\"80\"]", "line 2"),
+            ("allow = [\"70000/tcp\"]", "out of range"),
         ] {
             let error = config::parse::<Config>(text, Path::new("agent.toml")).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text}: {error}");

@@ -93,7 +93,7 @@ impl Node {
         let port = question.port;
         let facts = self.gather(&mut state, [port].into_iter().collect()).await;
         let ledger = self.load(&state)?;
-        let policy = self.policy(&ledger)?;
+        let policy = self.policy(&self.listeners()?, &ledger);
         let desired = self.desired(&ledger, &policy);
         let inspection = block_in_place(|| self.firewall.inspect(&desired))?;
         Ok(Explanation {
@@ -113,7 +113,7 @@ impl Node {
     pub async fn status(&self) -> Result<Status, NodeError> {
         let state = self.state.lock().await;
         let ledger = self.load(&state)?;
-        let policy = self.policy(&ledger)?;
+        let policy = self.policy(&self.listeners()?, &ledger);
         let desired = self.desired(&ledger, &policy);
         let inspection = block_in_place(|| self.firewall.inspect(&desired));
         let (mut problems, mut dropped) = (Vec::new(), BTreeMap::new());
@@ -159,7 +159,7 @@ impl Node {
         let state = self.state_after_docker().await;
         let (mut ledger, listeners) = (self.load(&state)?, self.listeners()?);
         self.take_posture(&mut ledger, &listeners)?;
-        let policy = self.policy_beside(&listeners, &ledger);
+        let policy = self.policy(&listeners, &ledger);
         Ok(block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy)))?)
     }
 
@@ -182,11 +182,7 @@ impl Node {
         }
     }
 
-    fn policy(&self, ledger: &Ledger) -> Result<Policy, NodeError> {
-        Ok(self.policy_beside(&self.listeners()?, ledger))
-    }
-
-    fn policy_beside(&self, listeners: &[Listener], ledger: &Ledger) -> Policy {
+    fn policy(&self, listeners: &[Listener], ledger: &Ledger) -> Policy {
         self.config.policy(listeners, !ledger.peers.is_empty())
     }
 

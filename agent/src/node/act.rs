@@ -103,7 +103,7 @@ impl Node {
         ledger.allowed_locally = self.config.allow.clone();
         let allow = ledger.named();
         ledger.closures.retain(|closure| closure.origin != Origin::Posture || !allow.contains(closure.port));
-        let policy = self.policy_beside(listeners, ledger);
+        let policy = self.policy(listeners, ledger);
         let inspection = block_in_place(|| self.firewall.inspect(&self.desired(ledger, &policy)))?;
         let published = published(&inspection, listeners, None);
         plan::close_published(&published, &allow, &Origin::Posture, &policy, ledger, Timestamp::now());
@@ -147,7 +147,7 @@ impl Node {
         let facts = self.gather(&mut state, PortSet::default()).await;
         let _lock = self.lock()?;
         let (mut ledger, listeners) = (self.load(&state)?, self.listeners()?);
-        let policy = self.policy_beside(&listeners, &ledger);
+        let policy = self.policy(&listeners, &ledger);
         let inspection = block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy)))?;
         let published = published(&inspection, &listeners, facts.docker.as_ref().ok());
         ledger.armed = true;
@@ -176,7 +176,7 @@ impl Node {
         listeners: &[Listener],
         sessions: Sessions,
     ) -> Result<Reconciled, NodeError> {
-        let policy = self.policy_beside(listeners, ledger);
+        let policy = self.policy(listeners, ledger);
         let desired = self.desired(ledger, &policy);
         let is_protected = |port| policy.protection(port).is_some();
         let reconciled = block_in_place(|| converge(&*self.firewall, &desired, is_protected));

@@ -35,7 +35,7 @@ impl Node {
             return Ok(stored);
         }
         let listeners = self.listeners()?;
-        let policy = self.policy_beside(&listeners, &ledger);
+        let policy = self.policy(&listeners, &ledger);
         let decisions = plan::decide(order, &ledger, &policy, now);
         if self.config.mode == Mode::Enforce {
             plan::record(order, &decisions, &mut ledger, now);

@@ -89,10 +89,23 @@ fn check(config: Config, listeners: &[Listener], ports: &[Port]) {
         assert_eq!(accepts(&rules, port), is_open, "{port} is protected by {policy:?}:\n{script}");
         assert_eq!(!tightened.contains(&port), is_open, "{port} is protected by {policy:?}:\n{script}");
     }
+    // The guard of a kernel without nf_tables names no port that it does not shut.
+    let (legacy, _) = iptables::script_with_guard(&save, Family::V4, &desired).unwrap_or_default();
+    for &port in &protected {
+        let drops = |line: &str| line.ends_with(" -j DROP") || line.contains(" -j REJECT ");
+        let named = |line: &&str| names(line, port) && drops(line);
+        assert_eq!(legacy.lines().find(named), None, "{port} is protected by {policy:?}");
+    }
     // What is allowed may name a protected port: it opens, and nothing in it closes.
     for rule in restored(&save, "DEADLIGHT", &script) {
         assert!(rule.ends_with(" -j ACCEPT"), "{rule}");
     }
+}
+
+/// Whether a rule of iptables matches `port` by any of its numbers.
+fn names(rule: &str, port: Port) -> bool {
+    let mut words = rule.split(' ').skip_while(|word| !matches!(*word, "--dport" | "--sport" | "--ctorigdstport"));
+    rule.contains(&format!("-p {} ", port.protocol)) && words.nth(1) == Some(&port.number.to_string())
 }
 
 /// A node on which Docker publishes all of `ports` by the mesh.
