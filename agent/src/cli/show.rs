@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use deadlight_shared::Port;
-use deadlight_shared::wire::ClosedPort;
+use deadlight_shared::wire::{ClosedPort, Mode};
 
 use super::{hinted, print, warn_unsaved};
 use crate::explain::{Question, section, text};
@@ -51,7 +51,11 @@ pub(super) async fn rules(node: &Node) -> anyhow::Result<ExitCode> {
 pub(super) async fn restore(node: &Node) -> anyhow::Result<ExitCode> {
     let written = node.restore().await.map_err(hinted)?;
     let lines: String = written.iter().map(Change::to_string).collect();
-    print(if lines.is_empty() { "nothing to restore\n" } else { &lines })?;
+    print(match node.mode() {
+        Mode::Observe => "observe mode: nothing was changed\n",
+        Mode::Enforce if lines.is_empty() => "nothing to restore\n",
+        Mode::Enforce => &lines,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
