@@ -1,4 +1,4 @@
-//! Mutual TLS 1.3 with the deployment's own CA. The only module that names rustls' types.
+//! Mutual TLS 1.3 with the deployment's own CA. The only module that sets rustls up.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

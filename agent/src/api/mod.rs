@@ -1,5 +1,6 @@
 //! The agent's HTTPS interface: three paths, for scanners of this deployment only.
 
+mod connection;
 mod routes;
 mod server;
 

@@ -1,5 +1,4 @@
-//! The door: TLS with a required client certificate, a deadline on every step, a bound on how many
-//! may stand in it. `axum::serve` has none of these.
+//! The door: how many may stand in it, and a deadline on every step. `axum::serve` has neither.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,31 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use deadlight_shared::Identity;
-use deadlight_shared::tls::{Credentials, TlsError};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tower::ServiceExt as _;
+
+use super::connection;
 
 const MAX_CONNECTIONS: usize = 256;
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-const HEADER_LIMIT: Duration = Duration::from_secs(5);
-/// Header, body, work and answer together; causes alone may take Docker's two seconds.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// A bound listener that is ready to serve.
 pub struct Server {
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    tls: watch::Receiver<Arc<ServerConfig>>,
     router: Router,
 }
 
@@ -47,17 +36,17 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
-    /// TLS cannot be set up.
-    #[error("failed to set up TLS")]
-    Tls(#[from] TlsError),
 }
 
 impl Server {
-    /// Listens on `address`.
-    pub async fn bind(address: SocketAddr, credentials: &Credentials, router: Router) -> Result<Self, ServerError> {
-        let config = credentials.server_config()?;
+    /// Listens on `address`. Each connection is held to what `tls` says when it begins.
+    pub async fn bind(
+        address: SocketAddr,
+        tls: watch::Receiver<Arc<ServerConfig>>,
+        router: Router,
+    ) -> Result<Self, ServerError> {
         let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
-        Ok(Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)), router })
+        Ok(Self { listener, tls, router })
     }
 
     /// Serves until `stop` completes, then lets requests under way finish for up to 10 s.
@@ -74,9 +63,9 @@ impl Server {
             match accepted {
                 Ok((stream, peer)) => match Arc::clone(&slots).try_acquire_owned() {
                     Ok(slot) => {
-                        let (acceptor, router) = (self.acceptor.clone(), self.router.clone());
+                        let (tls, router) = (Arc::clone(&self.tls.borrow()), self.router.clone());
                         connections.spawn(async move {
-                            serve_one(stream, peer, acceptor, router).await;
+                            connection::serve(stream, peer, tls, router).await;
                             drop(slot);
                         });
                     }
@@ -93,35 +82,5 @@ impl Server {
         if drained.is_err() {
             tracing::warn!("stopped with requests under way");
         }
-    }
-}
-
-async fn serve_one(stream: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor, router: Router) {
-    let stream = match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
-    };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let identity = match certificate.map(Identity::of_certificate) {
-        Some(Ok(identity)) => identity,
-        Some(Err(error)) => return tracing::warn!(%peer, %error, "a certificate of our CA without an identity"),
-        None => return tracing::warn!(%peer, "no client certificate"),
-    };
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(identity.clone());
-        request.extensions_mut().insert(peer);
-        router.clone().oneshot(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_LIMIT)
-        .keep_alive(false)
-        .max_buf_size(MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION_LIMIT, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "connection ended early"),
-        Err(_) => tracing::debug!(%peer, "connection took too long"),
     }
 }

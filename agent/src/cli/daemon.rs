@@ -9,6 +9,7 @@ use deadlight_shared::Identity;
 use deadlight_shared::hint::{self, HintExt as _};
 use deadlight_shared::tls::Credentials;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use super::keep::keep;
 use crate::api::{Server, router};
@@ -38,7 +39,8 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Ok(written) => written.iter().for_each(|change| tracing::info!(%change, "guard in place")),
         Err(error) => tracing::error!("{}", hint::render(&error)),
     }
-    let server = Server::bind(listen, &credentials, router(Arc::clone(&node)))
+    let (_tls, tls) = watch::channel(Arc::new(credentials.server_config().context("failed to set up TLS")?));
+    let server = Server::bind(listen, tls, router(Arc::clone(&node)))
         .await
         .hint("`listen` must be an address of this node that nobody else listens on; `ss -lntp` shows who does")?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
