@@ -6,21 +6,25 @@
 
 pub mod allowlist;
 pub mod config;
+pub mod enrol;
 pub mod file;
 pub mod finding;
 pub mod hint;
 pub mod identity;
+pub mod key_id;
 pub mod name;
 pub mod observation;
 pub mod port;
 pub mod port_set;
 pub mod text;
 pub mod tls;
+pub mod trust;
 pub mod wire;
 
 pub use allowlist::{AllowEntry, Allowlist};
 pub use finding::{Finding, FindingId, FindingStatus};
 pub use identity::Identity;
+pub use key_id::KeyId;
 pub use name::Name;
 pub use observation::{Evidence, Observation, PortState};
 pub use port::{Port, Protocol};

@@ -4,6 +4,7 @@
 //! so that an agent may be newer than its scanner.
 
 mod cause;
+mod certificate;
 mod explanation;
 mod order;
 mod problem;
@@ -11,6 +12,7 @@ mod report;
 mod status;
 
 pub use cause::{Cause, CauseKind};
+pub use certificate::{CertificateCall, EnrolAnswer, EnrolCall, RenewAnswer};
 pub use explanation::Explanation;
 pub use order::{MAX_ANSWER, MAX_BODY, Order, OrderError, ReportedFinding};
 pub use problem::Problem;

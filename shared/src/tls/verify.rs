@@ -1,0 +1,267 @@
+//! How a peer's certificate is judged.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::period;
+use crate::identity::Identity;
+use crate::key_id::KeyId;
+
+/// How long after its end a pinned key's certificate is good for its own renewal.
+const RENEWABLE: Duration = Duration::from_secs(30 * 86_400);
+
+/// The clock, which is never before an instant that is known to have passed: a node may boot in 1970.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    pub(super) floor: UnixTime,
+}
+
+impl Clock {
+    /// The time by which `certificate` is judged. A clock that stands at its floor is wrong, and cannot say that a
+    /// certificate is too young.
+    fn at(self, certificate: &CertificateDer<'_>, now: UnixTime) -> UnixTime {
+        match period(certificate) {
+            Some((from, _)) if now <= self.floor => now.max(from),
+            _ => now,
+        }
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::now().max(self.floor))
+    }
+}
+
+/// Judges an agent: the chain up to our CA, its time, the identity in the URI SAN, whether its key is revoked.
+#[derive(Debug)]
+pub(super) struct AgentVerifier {
+    pub(super) roots: Arc<RootCertStore>,
+    pub(super) revoked: Arc<BTreeSet<KeyId>>,
+    pub(super) provider: Arc<CryptoProvider>,
+    pub(super) clock: Clock,
+    pub(super) expected: Identity,
+    /// Keys whose certificate may have ended up to 30 days ago, to be renewed.
+    pub(super) renewable: BTreeSet<KeyId>,
+}
+
+#[derive(thiserror::Error)]
+#[error("the peer is not {0}")]
+struct WrongIdentity(Identity);
+
+/// rustls shows errors of others by their debug form.
+impl std::fmt::Debug for WrongIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl AgentVerifier {
+    fn time(&self, certificate: &CertificateDer<'_>, key: KeyId, now: UnixTime) -> UnixTime {
+        match period(certificate) {
+            Some((_, to)) if self.renewable.contains(&key) && is_renewable(to, now) => now.min(to),
+            _ => self.clock.at(certificate, now),
+        }
+    }
+}
+
+impl ServerCertVerifier for AgentVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let key = unrevoked_key(end_entity, &self.revoked)?;
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(end_entity)?,
+            &self.roots,
+            intermediates,
+            self.time(end_entity, key, now),
+            self.provider.signature_verification_algorithms.all,
+        )?;
+        match Identity::of_certificate(end_entity) {
+            Ok(identity) if identity == self.expected => Ok(ServerCertVerified::assertion()),
+            _ => {
+                let error = OtherError(Arc::new(WrongIdentity(self.expected.clone())));
+                Err(CertificateError::Other(error).into())
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Takes any agent that holds the key it shows: whom it shows it for, the enrolment's proofs say.
+#[derive(Debug)]
+pub(super) struct AnyKey {
+    pub(super) provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for AnyKey {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Which CA a client's certificate must come from.
+#[derive(Debug)]
+pub(super) enum Anchor {
+    /// One of these.
+    Roots { verifier: Arc<dyn ClientCertVerifier>, revoked: Arc<BTreeSet<KeyId>>, clock: Clock },
+    /// The one with this key, which the client sends along: for a first meeting.
+    Pinned { authority: KeyId, provider: Arc<CryptoProvider> },
+}
+
+impl ClientCertVerifier for Anchor {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        match self {
+            Self::Roots { verifier, revoked, clock } => {
+                unrevoked_key(end_entity, revoked)?;
+                verifier.verify_client_cert(end_entity, intermediates, clock.at(end_entity, now))
+            }
+            Self::Pinned { authority, provider } => {
+                let mut roots = RootCertStore::empty();
+                for sent in intermediates.iter().filter(|sent| KeyId::of_certificate(sent) == Some(*authority)) {
+                    roots.add(sent.clone().into_owned())?;
+                }
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+                    .build()
+                    .map_err(|_| CertificateError::UnknownIssuer)?
+                    .verify_client_cert(end_entity, &[], now)
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        match self {
+            Self::Roots { verifier, .. } => verifier.verify_tls13_signature(message, cert, dss),
+            Self::Pinned { provider, .. } => {
+                verify_tls13_signature(message, cert, dss, &provider.signature_verification_algorithms)
+            }
+        }
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        match self {
+            Self::Roots { verifier, .. } => verifier.supported_verify_schemes(),
+            Self::Pinned { provider, .. } => provider.signature_verification_algorithms.supported_schemes(),
+        }
+    }
+}
+
+fn unrevoked_key(certificate: &CertificateDer<'_>, revoked: &BTreeSet<KeyId>) -> Result<KeyId, Error> {
+    let key = KeyId::of_certificate(certificate).ok_or(CertificateError::BadEncoding)?;
+    match revoked.contains(&key) {
+        true => Err(CertificateError::Revoked.into()),
+        false => Ok(key),
+    }
+}
+
+/// Whether a certificate that ended at `end` may still be renewed.
+fn is_renewable(end: UnixTime, now: UnixTime) -> bool {
+    now.as_secs() <= end.as_secs().saturating_add(RENEWABLE.as_secs())
+}
+
+fn no_tls12() -> Error {
+    Error::General("TLS 1.2 is not spoken".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewable_for_thirty_days() {
+        let day = |days: u64| UnixTime::since_unix_epoch(Duration::from_secs(days * 86_400));
+        assert!(is_renewable(day(100), day(99)));
+        assert!(is_renewable(day(100), day(130)));
+        assert!(!is_renewable(day(100), day(131)));
+    }
+}
