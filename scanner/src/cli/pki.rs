@@ -1,14 +1,14 @@
 //! `pki`: the CA and its certificates.
 
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 use deadlight_shared::hint::HintExt as _;
 use deadlight_shared::{Identity, Name};
+use jiff::Timestamp;
 
 use super::{Exit, Failure, print};
-use crate::pki::{self, Issued, PkiError};
+use crate::pki::{Issued, Pki, PkiError};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -53,14 +53,14 @@ pub(super) struct Life {
 }
 
 pub(super) fn run(command: Command) -> Result<Exit, Failure> {
-    let now = SystemTime::now();
+    let now = Timestamp::now();
     let issued = match command {
-        Command::Init { directory } => pki::init(&directory.dir, now),
+        Command::Init { directory } => Pki::at(&directory.dir).init(now),
         Command::IssueScanner { id, directory, life } => {
-            pki::issue(&directory.dir, &Identity::Scanner(id), life.days, now)
+            Pki::at(&directory.dir).issue(&Identity::Scanner(id), life.days, now)
         }
         Command::IssueAgent { node, directory, life } => {
-            pki::issue(&directory.dir, &Identity::Agent(node), life.days, now)
+            Pki::at(&directory.dir).issue(&Identity::Agent(node), life.days, now)
         }
     };
     let Issued { certificate, key } = hinted(issued)?;
