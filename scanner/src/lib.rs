@@ -12,3 +12,4 @@ pub mod prove;
 pub mod round;
 pub mod store;
 pub mod sweep;
+pub mod upkeep;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::{Exit, Failure, print};
-use crate::config::Config;
+use crate::config::{Config, TrustSource};
 use crate::probe::Payloads;
 
 /// Where the configuration is.
@@ -56,23 +56,23 @@ pub(super) fn payloads(path: Option<&Path>) -> Result<Payloads, Failure> {
 /// Our certificate, which must be a scanner's and carry the name of this vantage point; `None`
 /// when no node has an agent.
 pub(super) fn credentials(config: &Config) -> Result<Option<Credentials>, Failure> {
-    let Some(paths) = config.tls.as_ref().filter(|_| config.nodes.iter().any(|node| node.agent.is_some())) else {
+    let Some(source) = config.trust.as_ref().filter(|_| config.nodes.iter().any(|node| node.agent.is_some())) else {
         return Ok(None);
     };
-    let hint = match Credentials::load(paths) {
-        Ok(credentials) if *credentials.identity() == Identity::Scanner(config.vantage.clone()) => {
-            return Ok(Some(credentials));
-        }
+    let loaded = match source {
+        TrustSource::Pki(pki) => pki.credentials(&config.vantage),
+        TrustSource::Files(paths) => Credentials::load(paths),
+    };
+    let hint = match &loaded {
+        Ok(credentials) if *credentials.identity() == Identity::Scanner(config.vantage.clone()) => String::new(),
         Ok(credentials) => {
             let found = credentials.identity();
-            let text =
-                format!("{} is for {found}, but [vantage] id is {}", paths.certificate.display(), config.vantage);
-            return Err(text.into());
+            return Err(format!("the certificate is for {found}, but [vantage] id is {}", config.vantage).into());
         }
         Err(TlsError::KeyExposed { path, .. }) => format!("chmod 600 {}", path.display()),
         Err(_) => format!("deadlight-scanner pki issue-scanner {} --dir DIR", config.vantage),
     };
-    Ok(Credentials::load(paths).map(Some).hint(hint)?)
+    Ok(loaded.map(Some).hint(hint)?)
 }
 
 /// The day in UTC, by which allowlist entries expire.

@@ -2,6 +2,7 @@
 
 mod check;
 mod diff;
+mod enroll;
 mod exit;
 mod pki;
 mod run;
@@ -44,6 +45,8 @@ enum Command {
     /// Compare two saved scans
     #[command(after_help = diff::HELP)]
     Diff(diff::Arguments),
+    /// Invite a node: print the line to run there, and wait until it has its certificate
+    Enroll(enroll::Arguments),
     /// Make the deployment's own CA and its certificates
     #[command(subcommand)]
     Pki(pki::Command),
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Some(Command::Scan(arguments)) => with_runtime("warn", scan::run(arguments)),
         Some(Command::Run(arguments)) => with_runtime("info", run::run(arguments)),
         Some(Command::Diff(arguments)) => diff::run(&arguments),
+        Some(Command::Enroll(arguments)) => with_runtime("warn", enroll::run(arguments)),
         Some(Command::Pki(command)) => pki::run(command),
         Some(Command::CheckConfig(file)) => check::run(file),
     };

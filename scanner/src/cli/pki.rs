@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use deadlight_shared::hint::HintExt as _;
+use comfy_table::{Table, presets};
+use deadlight_shared::hint::{HintExt as _, Hinted};
 use deadlight_shared::{Identity, Name};
 use jiff::Timestamp;
 
-use super::{Exit, Failure, print};
-use crate::pki::{Issued, Pki, PkiError};
+use super::{Exit, Failure, counted, print};
+use crate::pki::{Certificate, Issued, Pki, PkiError, Rotation, RotationError};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -36,6 +37,30 @@ pub(super) enum Command {
         #[command(flatten)]
         life: Life,
     },
+    /// List who has a certificate, and until when
+    List {
+        #[command(flatten)]
+        directory: Directory,
+    },
+    /// Revoke every key of a node or a scanner; a running scanner tells the agents within seconds
+    Revoke {
+        /// Name of the node
+        #[arg(required_unless_present = "scanner", conflicts_with = "scanner")]
+        node: Option<Name>,
+        /// Name of the scanner
+        #[arg(long, value_name = "ID")]
+        scanner: Option<Name>,
+        #[command(flatten)]
+        directory: Directory,
+    },
+    /// Change to another CA, one step at a time: 1. it is trusted, 2. it signs, 3. the former one is trusted no longer
+    RotateCa {
+        /// Take the last step back
+        #[arg(long)]
+        back: bool,
+        #[command(flatten)]
+        directory: Directory,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -47,14 +72,21 @@ pub(super) struct Directory {
 
 #[derive(Debug, Args)]
 pub(super) struct Life {
-    /// Days until the certificate expires
-    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    /// Days until the certificate expires; a running scanner that has the CA renews it before
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=36_500))]
     days: u32,
 }
 
 pub(super) fn run(command: Command) -> Result<Exit, Failure> {
     let now = Timestamp::now();
     let issued = match command {
+        Command::List { directory } => return list(&Pki::at(&directory.dir)),
+        Command::Revoke { node, scanner, directory } => {
+            let identity = node.map(Identity::Agent).or(scanner.map(Identity::Scanner));
+            let Some(identity) = identity else { return Err("neither a node nor a scanner is named".into()) };
+            return revoke(&Pki::at(&directory.dir), &identity, now);
+        }
+        Command::RotateCa { back, directory } => return rotate(&Pki::at(&directory.dir), back, now),
         Command::Init { directory } => Pki::at(&directory.dir).init(now),
         Command::IssueScanner { id, directory, life } => {
             Pki::at(&directory.dir).issue(&Identity::Scanner(id), life.days, now)
@@ -65,6 +97,60 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
     };
     let Issued { certificate, key } = hinted(issued)?;
     print(&format!("wrote {} and {}\n", certificate.display(), key.display()))
+}
+
+fn list(pki: &Pki) -> Result<Exit, Failure> {
+    let Some(registry) = pki.read()? else { return print("nothing is on record yet\n") };
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["WHO", "UNTIL", "KEY", "TRUST"]);
+    for Certificate { identity, key, to, .. } in registry.latest() {
+        let told = match identity {
+            Identity::Agent(node) if registry.is_told(node) => "told",
+            Identity::Agent(_) => "not told yet",
+            Identity::Scanner(_) => "",
+        };
+        table.add_row([identity.to_string(), to.to_string(), key.to_string(), told.to_owned()]);
+    }
+    print(&format!("{table}\n"))
+}
+
+fn revoke(pki: &Pki, identity: &Identity, now: Timestamp) -> Result<Exit, Failure> {
+    let revoked = pki.update(now, |registry| Ok(registry.revoke(identity, now)?))?;
+    if revoked == 0 {
+        return Ok(Err(format!("{identity} has no key that could be revoked"))
+            .hint("deadlight-scanner pki list --dir DIR shows who has one")?);
+    }
+    print(&format!("revoked {} of {identity}\n", counted(revoked, "key")))
+}
+
+fn rotate(pki: &Pki, back: bool, now: Timestamp) -> Result<Exit, Failure> {
+    let rotated = pki.rotate(back, now).map_err(|error| {
+        let hint = match &error {
+            PkiError::Rotation(RotationError::Untold(_)) => {
+                "run deadlight-scanner run --once and try again; pki revoke who is gone for good"
+            }
+            PkiError::Rotation(RotationError::Unrenewed(_)) => {
+                "deadlight-scanner run renews agents and itself; issue other scanners' certificates anew; pki revoke who is gone"
+            }
+            PkiError::Read { .. } => "make the CA first: deadlight-scanner pki init --dir DIR",
+            _ => "deadlight-scanner pki list --dir DIR shows who has which certificate",
+        };
+        Hinted::new(error, hint)
+    })?;
+    print(match rotated {
+        Rotation::Prepared { .. } => {
+            "step 1 of 3: a next CA is trusted besides the one that signs. The scanner tells its agents; scanners without the \
+             CA need authorities.crt as their ca. Then run this again, or with --back\n"
+        }
+        Rotation::Switched { .. } => {
+            "step 2 of 3: the new CA signs, the former one is still trusted. The scanner renews itself and its agents; \
+             certificates of other scanners have to be issued anew. Then run this again, or with --back\n"
+        }
+        Rotation::Standby { former: Some(_) } => {
+            "step 3 of 3: one CA is trusted, the new one. --back trusts the former again while its files are here\n"
+        }
+        Rotation::Standby { former: None } => "back to where it began: one CA is trusted, the one that signs\n",
+    })
 }
 
 fn hinted(issued: Result<Issued, PkiError>) -> Result<Issued, Failure> {

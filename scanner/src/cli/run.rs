@@ -1,30 +1,36 @@
 //! `run`: sweep, assess, order, prove.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use deadlight_shared::hint::{self, Hinted};
-use deadlight_shared::tls::Credentials;
 use deadlight_shared::wire::{Order, Report};
-use deadlight_shared::{Finding, Name, Port, PortSet};
+use deadlight_shared::{Finding, Identity, Name, Port, PortSet};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::check::{self, today};
 use super::scan::watched_sweep;
 use super::story::Story;
 use super::{Exit, Failure};
 use crate::assess::{Assessment, Expectation, assess};
-use crate::config::Config;
+use crate::config::{Config, Node, TrustSource};
 use crate::deliver::{Agent, DeliverError};
 use crate::net;
+use crate::pki::Registry;
 use crate::probe::{Outcome, Payloads};
 use crate::round::{self, Ending};
 use crate::store::{Store, StoreError};
 use crate::sweep::{Limits, Method, Plan, PlannedNode, Sweep, rescan};
+use crate::upkeep;
 
+/// How often certificates are looked after between rounds.
+const UPKEEP: Duration = Duration::from_secs(3_600);
+/// How often somebody may have been invited or revoked.
+const NEWS: Duration = Duration::from_secs(5);
 const CONTROL_ATTEMPTS: usize = 3;
 const CONTROL_LIMIT: Duration = Duration::from_millis(1_500);
 
@@ -48,7 +54,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let now = Timestamp::now();
     let config = check::load(&arguments.file.config, today(now))?;
-    let agents = agents(&config, check::credentials(&config)?)?;
+    let agents = agents(&config)?;
     let store = Store::open(&config.state, now).map_err(|error| {
         let remedy = match error {
             StoreError::Busy { .. } => "stop the other one, or give this one a state file of its own",
@@ -57,7 +63,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Hinted::new(error, remedy)
     })?;
     let payloads = check::payloads(config.payloads.as_deref())?;
-    let mut scanner = Scanner { config, agents, store, payloads, story: Story };
+    let mut scanner = Scanner { config, agents, told: 0, store, payloads, story: Story };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
         match arguments.once {
@@ -81,6 +87,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
 struct Scanner {
     config: Config,
     agents: BTreeMap<Name, Agent>,
+    /// The generation of the trust document that calls to them carry.
+    told: u64,
     store: Store,
     payloads: Payloads,
     story: Story,
@@ -92,14 +100,48 @@ impl Scanner {
         let mut ticks = tokio::time::interval(self.config.every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            let mut kept = Instant::now();
+            while timeout(NEWS, ticks.tick()).await.is_err() {
+                if self.is_news() || kept.elapsed() > UPKEEP {
+                    self.keep_certificates().await;
+                    kept = Instant::now();
+                }
+            }
             if let Err(error) = self.round().await {
                 tracing::error!("{}", hint::render(error.as_ref()));
             }
         }
     }
 
+    /// A failure is no reason not to sweep: the certificates that are there hold for days.
+    async fn keep_certificates(&mut self) {
+        let kept: Result<(), Failure> = async {
+            if let Some(TrustSource::Pki(pki)) = &self.config.trust {
+                upkeep::keep(&self.config, pki, Timestamp::now()).await?;
+                self.agents = agents(&self.config)?;
+                self.told = pki.read()?.map_or(0, |registry| registry.trust().generation);
+                upkeep::spread(pki, &self.agents, Timestamp::now()).await?;
+            }
+            Ok(())
+        }
+        .await;
+        if let Err(error) = kept {
+            tracing::error!("{}", hint::render(error.as_ref()));
+        }
+    }
+
+    /// Whether somebody is invited, or the trust document is younger than what our calls carry.
+    fn is_news(&self) -> bool {
+        let Some(TrustSource::Pki(pki)) = &self.config.trust else { return false };
+        pki.read().is_ok_and(|registry| {
+            registry.is_some_and(|registry| {
+                registry.trust().generation != self.told || !registry.invited(Timestamp::now()).is_empty()
+            })
+        })
+    }
+
     async fn round(&mut self) -> Result<Ending, Failure> {
+        self.keep_certificates().await;
         let today = today(Timestamp::now());
         for warning in self.config.expired(today) {
             tracing::warn!("{warning}");
@@ -196,6 +238,9 @@ impl Scanner {
             }
         }
         self.store.keep(assessment.findings.clone())?;
+        if let Some(TrustSource::Pki(pki)) = &self.config.trust {
+            upkeep::remember_held(pki, &self.agents, Timestamp::now())?;
+        }
         Ok(reports)
     }
 }
@@ -205,16 +250,24 @@ async fn deliver(agent: Agent, order: Order) -> (Name, Result<Report, DeliverErr
     (order.node, report)
 }
 
-fn agents(config: &Config, credentials: Option<Credentials>) -> Result<BTreeMap<Name, Agent>, Failure> {
-    let Some(credentials) = credentials else { return Ok(BTreeMap::new()) };
-    let with_agent = config.nodes.iter().filter_map(|node| Some((&node.name, node.agent.as_ref()?)));
-    let agent = |(name, url): (&Name, _)| Ok((name.clone(), Agent::new(name, url, &credentials)?));
-    with_agent.map(agent).collect()
+/// The way to every agent, by the certificate that we have now.
+fn agents(config: &Config) -> Result<BTreeMap<Name, Agent>, Failure> {
+    let Some(credentials) = check::credentials(config)? else { return Ok(BTreeMap::new()) };
+    let registry = match &config.trust {
+        Some(TrustSource::Pki(pki)) => pki.read()?,
+        _ => None,
+    };
+    let agent = |(node, url): (&Node, _)| {
+        let tls = credentials.client_config(Identity::Agent(node.name.clone()))?;
+        let trust = registry.as_ref().map(Registry::signed_trust);
+        Ok((node.name.clone(), Agent::new(&node.name, url, tls, trust)?))
+    };
+    upkeep::with_agent(config).map(agent).collect()
 }
 
 /// What to sweep: the configured ports, the node's own, and everything that has a finding.
 fn plan(config: &Config, expectations: &[Expectation], known: &[Finding], payloads: &Payloads) -> Plan {
-    let planned = |(node, expected): (&crate::config::Node, &Expectation)| {
+    let planned = |(node, expected): (&Node, &Expectation)| {
         let mut watched: PortSet =
             known.iter().filter(|finding| finding.node == node.name).map(Finding::port).collect();
         watched.extend(&node.own_ports());

@@ -23,6 +23,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) allow: Vec<AllowEntry>,
     pub(super) tls: Option<TlsPaths>,
+    pub(super) pki: Option<Pki>,
     #[serde(default)]
     pub(super) store: Store,
 }
@@ -64,6 +65,12 @@ pub(super) struct Node {
     #[serde(default)]
     pub(super) labels: Vec<String>,
     pub(super) control: Option<Port>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pki {
+    pub(super) directory: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]

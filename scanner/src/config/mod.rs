@@ -18,6 +18,7 @@ use jiff::civil::Date;
 use reqwest::Url;
 
 use crate::assess::Expectation;
+use crate::pki::Pki;
 
 /// The commented default, as `--print-config` shows it.
 pub const TEMPLATE: &str = include_str!("../scanner.toml");
@@ -52,10 +53,19 @@ pub struct Config {
     pub nodes: Vec<Node>,
     /// What may be open.
     pub allowlist: Allowlist,
-    /// Our certificate; there when a node has an agent.
-    pub tls: Option<TlsPaths>,
+    /// Where our certificate is; there when a node has an agent.
+    pub trust: Option<TrustSource>,
     /// The state file.
     pub state: PathBuf,
+}
+
+/// Where our own certificate and the CA's come from.
+#[derive(Debug, Clone)]
+pub enum TrustSource {
+    /// The CA's own directory: certificates are kept fresh.
+    Pki(Pki),
+    /// Files that were made by hand on another scanner.
+    Files(TlsPaths),
 }
 
 /// One node.
@@ -116,8 +126,11 @@ pub enum ConfigError {
         port: Port,
     },
     /// An agent, but no certificate to show it.
-    #[error("node {0} has an agent, but there is no [tls]")]
-    NoTls(Name),
+    #[error("node {0} has an agent, but there is neither [pki] nor [tls]")]
+    NoTrust(Name),
+    /// Two places for our certificate.
+    #[error("there are both [pki] and [tls]; where the CA is, [pki] is enough")]
+    TwoTrusts,
     /// `every` makes no sense.
     #[error("[sweep] every = {0:#}: must be between 10s and 30d")]
     Every(SignedDuration),
@@ -162,7 +175,7 @@ impl Config {
     }
 
     fn check(file: file::File, path: &Path, today: Date) -> Result<Self, ConfigError> {
-        let file::File { vantage, sweep, node, allow, tls, store } = file;
+        let file::File { vantage, sweep, node, allow, tls, pki, store } = file;
         if !(SHORTEST_EVERY..=LONGEST_EVERY).contains(&sweep.every) {
             return Err(ConfigError::Every(sweep.every));
         }
@@ -178,18 +191,23 @@ impl Config {
         }
         let nodes = node.into_iter().map(checked_node).collect::<Result<Vec<_>, _>>()?;
         check_nodes(&nodes)?;
-        if let (None, Some(node)) = (&tls, nodes.iter().find(|node| node.agent.is_some())) {
-            return Err(ConfigError::NoTls(node.name.clone()));
-        }
         let allowlist = Allowlist::new(allow);
         let subjects: Vec<_> = nodes.iter().map(Node::subject).collect();
         allowlist.check(&subjects, today)?;
         let directory = path.parent().unwrap_or(Path::new(""));
-        let tls = tls.map(|TlsPaths { ca, certificate, key }| TlsPaths {
-            ca: directory.join(ca),
-            certificate: directory.join(certificate),
-            key: directory.join(key),
-        });
+        let trust = match (pki, tls) {
+            (Some(_), Some(_)) => return Err(ConfigError::TwoTrusts),
+            (Some(pki), None) => Some(TrustSource::Pki(Pki::at(&directory.join(pki.directory)))),
+            (None, Some(TlsPaths { ca, certificate, key })) => Some(TrustSource::Files(TlsPaths {
+                ca: directory.join(ca),
+                certificate: directory.join(certificate),
+                key: directory.join(key),
+            })),
+            (None, None) => None,
+        };
+        if let (None, Some(node)) = (&trust, nodes.iter().find(|node| node.agent.is_some())) {
+            return Err(ConfigError::NoTrust(node.name.clone()));
+        }
         Ok(Self {
             vantage: vantage.id,
             every: sweep.every.unsigned_abs(),
@@ -199,7 +217,7 @@ impl Config {
             identify: sweep.identify,
             payloads: sweep.payloads.map(|file| directory.join(file)),
             allowlist,
-            tls,
+            trust,
             state: directory.join(store.file),
             nodes,
         })
@@ -345,7 +363,7 @@ mod tests {
         assert_eq!((plain.every, plain.rate, plain.rate_per_node), (full.every, full.rate, full.rate_per_node));
         assert_eq!((&plain.ports, &plain.state), (&full.ports, &full.state));
         assert_eq!(plain.state, Path::new("/etc/deadlight/state.json"));
-        assert_eq!(plain.tls.unwrap().ca, Path::new("/etc/deadlight/pki/ca.crt"));
+        assert!(matches!(plain.trust, Some(TrustSource::Pki(_))));
         assert_eq!(plain.nodes[0].control_port(), "7443/tcp".parse().ok());
         assert_eq!(full.nodes[0].control_port(), "22/tcp".parse().ok());
         assert_eq!(full.nodes[0].own_ports().to_string(), "22/tcp,7443/tcp");
@@ -387,10 +405,13 @@ mod tests {
         assert_eq!(error("[vantage]\nid = \"a\""), "no [[node]]: there is nothing to sweep");
         assert!(error(&uncommented().replace("\"15m\"", "\"1s\"")).contains("between 10s and 30d"));
         assert!(error(&uncommented().replace("20000", "2000000")).contains("rate = 2000000: must be at most"));
-        let no_tls = TEMPLATE.split("[tls]").next().unwrap();
-        assert_eq!(error(no_tls), "node n1 has an agent, but there is no [tls]");
+        let no_pki = TEMPLATE.split("[pki]").next().unwrap();
+        assert_eq!(error(no_pki), "node n1 has an agent, but there is neither [pki] nor [tls]");
+        let by_hand = "[tls]\nca = \"ca.crt\"\ncertificate = \"scanner.crt\"\nkey = \"scanner.key\"\n";
+        assert!(matches!(parse(&format!("{no_pki}{by_hand}")).unwrap().trust, Some(TrustSource::Files(_))));
+        assert!(error(&with(by_hand)).contains("both [pki] and [tls]"));
         let overlap = TEMPLATE
-            .replace("[tls]", "[[allow]]\nports = \"443/tcp\"\nnodes = [\"n1\"]\nowner = \"x\"\nreason = \"y\"\n[tls]");
+            .replace("[pki]", "[[allow]]\nports = \"443/tcp\"\nnodes = [\"n1\"]\nowner = \"x\"\nreason = \"y\"\n[pki]");
         assert!(error(&overlap).contains("entries 1 and 2 overlap: both cover 443/tcp on n1"));
     }
 

@@ -1,14 +1,23 @@
-//! One order to one agent, over mutual TLS, and its report.
+//! One order to one agent, over mutual TLS, and its report; its certificates besides.
 
+mod enrol;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadlight_shared::Name;
-use deadlight_shared::identity::Identity;
 use deadlight_shared::text::printable;
-use deadlight_shared::tls::{Credentials, TlsError};
-use deadlight_shared::wire::{MAX_ANSWER, Order, OrderError, OrderMark, Problem, Report, Status};
+use deadlight_shared::trust::{SignedTrust, TRUST_HEADER};
+use deadlight_shared::wire::{
+    CertificateCall, MAX_ANSWER, Order, OrderError, OrderMark, Problem, RenewAnswer, Report, Status,
+};
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
+
+pub use enrol::{EnrolError, Window};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Covers an agent that waits for another program's hold on the firewall.
@@ -24,14 +33,13 @@ pub struct Agent {
     node: Name,
     url: Url,
     client: Client,
+    /// The generation of the trust document that it last said to hold; 0 when it has said nothing.
+    held: Arc<AtomicU64>,
 }
 
 /// Why an order has no report.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliverError {
-    /// Our side of TLS cannot be set up.
-    #[error("failed to set up TLS")]
-    Tls(#[from] TlsError),
     /// The HTTP client cannot be made.
     #[error("failed to set up the HTTP client")]
     Client(#[source] reqwest::Error),
@@ -83,11 +91,16 @@ pub enum DeliverError {
 }
 
 impl Agent {
-    /// The agent of `node` at `url`; it must prove by its certificate that it is this node's.
-    pub fn new(node: &Name, url: &Url, credentials: &Credentials) -> Result<Self, DeliverError> {
-        let tls = credentials.client_config(Identity::Agent(node.clone()))?;
+    /// The agent of `node` at `url`, which has to prove to `tls` who it is. Each call carries `trust`.
+    pub fn new(node: &Name, url: &Url, tls: ClientConfig, trust: Option<&SignedTrust>) -> Result<Self, DeliverError> {
+        let mut headers = HeaderMap::new();
+        // Base64 has no character that a header could not carry.
+        if let Some(value) = trust.and_then(|trust| HeaderValue::from_str(&trust.to_header()).ok()) {
+            headers.insert(TRUST_HEADER, value);
+        }
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
+            .default_headers(headers)
             .https_only(true)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -96,7 +109,7 @@ impl Agent {
             .user_agent(concat!("deadlight-scanner/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(DeliverError::Client)?;
-        Ok(Self { node: node.clone(), url: url.clone(), client })
+        Ok(Self { node: node.clone(), url: url.clone(), client, held: Arc::default() })
     }
 
     /// Where the agent is.
@@ -116,6 +129,25 @@ impl Agent {
         self.ask(self.client.get(self.path("/v1/status")).timeout(STATUS_LIMIT)).await
     }
 
+    /// Asks for a request for its next certificate (PKCS#10, PEM).
+    pub async fn request_renewal(&self) -> Result<String, DeliverError> {
+        let RenewAnswer { request } = self.ask(self.client.post(self.path("/v1/renew")).timeout(STATUS_LIMIT)).await?;
+        Ok(request)
+    }
+
+    /// Gives it the certificate (PEM) that it has requested.
+    pub async fn install(&self, certificate: String) -> Result<(), DeliverError> {
+        let schema = CertificateCall::SCHEMA.to_owned();
+        let call = CertificateCall { schema, certificate, operator_key: None };
+        let put = self.client.put(self.path("/v1/certificate")).timeout(STATUS_LIMIT).json(&call);
+        self.answer(put).await.map(|_| ())
+    }
+
+    /// The generation of the trust document that the agent said to hold when it last answered.
+    pub fn held(&self) -> Option<u64> {
+        Some(self.held.load(Ordering::Relaxed)).filter(|held| *held > 0)
+    }
+
     fn path(&self, path: &str) -> Url {
         let mut url = self.url.clone();
         url.set_path(path);
@@ -123,10 +155,18 @@ impl Agent {
     }
 
     async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, DeliverError> {
+        serde_json::from_slice(&self.answer(request).await?).map_err(DeliverError::Malformed)
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<Vec<u8>, DeliverError> {
         let reach =
             |source: reqwest::Error| DeliverError::Reach { url: self.url.clone(), source: source.without_url() };
         let response = request.send().await.map_err(reach)?;
         let status = response.status();
+        let held = response.headers().get(TRUST_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        if let Some(held) = held {
+            self.held.store(held, Ordering::Relaxed);
+        }
         let body = bounded(response).await?.map_err(reach)?;
         if !status.is_success() {
             let detail = match serde_json::from_slice::<Problem>(&body) {
@@ -135,7 +175,7 @@ impl Agent {
             };
             return Err(DeliverError::Said { status, detail });
         }
-        serde_json::from_slice(&body).map_err(DeliverError::Malformed)
+        Ok(body)
     }
 
     fn accept(&self, report: Report, ours: OrderMark) -> Result<Report, DeliverError> {

@@ -222,6 +222,16 @@ impl Registry {
         self.revoked.iter().any(|revoked| revoked.key == key)
     }
 
+    /// The key of the CA that signs.
+    pub fn signer(&self) -> KeyId {
+        self.signer.key
+    }
+
+    /// Whether the agent of `node` is known to hold the trust document of now.
+    pub fn is_told(&self, node: &Name) -> bool {
+        self.held.get(node).is_some_and(|held| *held >= self.trust.generation)
+    }
+
     /// The trust document, signed.
     pub fn signed_trust(&self) -> &SignedTrust {
         &self.signed

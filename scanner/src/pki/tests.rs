@@ -103,8 +103,16 @@ fn invited(now: Timestamp) -> (tempfile::TempDir, Pki) {
     let directory = tempfile::tempdir().unwrap();
     let pki = Pki::at(directory.path());
     pki.init(now).unwrap();
-    pki.update(now, |registry| Ok(registry.invite(node("n1"), Secret::new([1; 16]).verifier(), now))).unwrap();
+    invite(&pki, now);
     (directory, pki)
+}
+
+fn invite(pki: &Pki, now: Timestamp) {
+    let invite = |registry: &mut Registry| {
+        registry.invite(node("n1"), Secret::new([1; 16]).verifier(), now);
+        Ok(())
+    };
+    pki.update(now, invite).unwrap();
 }
 
 fn registry(pki: &Pki) -> Registry {
@@ -134,8 +142,7 @@ fn an_invitation_is_for_one_node_and_ten_minutes() {
     assert!(matches!(pki.enrol(&node("n1"), "no request", at(1)), Err(PkiError::Request(_))));
     assert!(pki.enrol(&node("n1"), &request(), at(599)).is_ok(), "what failed has used up nothing");
     assert!(error("n1", at(599)).contains("was used already"));
-    let verifier = Secret::new([2; 16]).verifier();
-    pki.update(at(600), |registry| Ok(registry.invite(node("n1"), verifier, at(600)))).unwrap();
+    invite(&pki, at(600));
     assert_eq!(registry(&pki).invited(at(601)), [node("n1")]);
 }
 
@@ -174,8 +181,7 @@ fn a_revoked_identity_has_no_key_and_a_new_one_can_be_enrolled() {
     assert_eq!((revoked.trust().generation, revoked.trust().revoked_keys().contains(&key)), (2, true));
     assert!(revoked.latest().is_empty() && revoked.renewable(&who, at(2)).is_empty());
 
-    let verifier = Secret::new([2; 16]).verifier();
-    pki.update(at(2), |registry| Ok(registry.invite(node("n1"), verifier, at(2)))).unwrap();
+    invite(&pki, at(2));
     pki.enrol(&node("n1"), &request(), at(3)).unwrap();
     assert_eq!(registry(&pki).latest().len(), 1);
     pki.update(days(60), |_| Ok(())).unwrap();

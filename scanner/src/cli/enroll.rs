@@ -1,0 +1,102 @@
+//! `enroll`: one line for a new node, and the wait for it.
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use clap::Args;
+use deadlight_shared::enrol::{EnrolLine, SECRET_LENGTH, Secret};
+use deadlight_shared::hint::{HintExt as _, causes};
+use deadlight_shared::{KeyId, Name};
+use jiff::Timestamp;
+
+use super::check::{self, today};
+use super::{Exit, Failure, print};
+use crate::config::TrustSource;
+use crate::deliver::EnrolError;
+use crate::pki::{InvitationError, PkiError, Registry};
+use crate::upkeep::{self, UpkeepError};
+
+/// Between two looks whether the node's window is open.
+const PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Name of the node, as in [[node]] of the configuration
+    node: Name,
+    #[command(flatten)]
+    file: check::ConfigFile,
+    /// Print the line and leave the rest to a running `deadlight-scanner run`
+    #[arg(long)]
+    detach: bool,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let Arguments { node: name, file, detach } = arguments;
+    let config = check::load(&file.config, today(Timestamp::now()))?;
+    let Some(TrustSource::Pki(pki)) = &config.trust else {
+        return Ok(Err("only the scanner that has the CA can enrol; the configuration has no [pki]")
+            .hint("run this where `deadlight-scanner pki init` was run, and name its directory in [pki]")?);
+    };
+    let Some((node, url)) = upkeep::with_agent(&config).find(|(node, _)| node.name == name) else {
+        return Ok(Err(format!("the configuration has no [[node]] {name} with an agent"))
+            .hint("add it, with agent = \"https://ADDRESS:7443\", and run this again")?);
+    };
+    let now = Timestamp::now();
+    // The node will know us by the CA that signs now.
+    pki.renew_own(&config.vantage, now)
+        .hint(format!("deadlight-scanner pki issue-scanner {} --dir DIR", config.vantage))?;
+    let Some(credentials) = check::credentials(&config)? else { return Ok(Exit::Error) };
+
+    let mut random = [0; SECRET_LENGTH];
+    rand::fill(&mut random).map_err(|_| "failed to get random bytes from the system")?;
+    let secret = Secret::new(random);
+    let authority = pki.update(now, |registry| {
+        registry.invite(name.clone(), secret.verifier(), now);
+        Ok(registry.signer())
+    })?;
+    let line = EnrolLine { node: name.clone(), authority, secret };
+    print(&format!("{line}\n"))?;
+    tell(&format!("On {name}, as root, within 10 minutes:  deadlight-agent enroll {line}"));
+    if detach {
+        return Ok(Exit::Fine);
+    }
+
+    let mut told = String::new();
+    loop {
+        match upkeep::enrol(pki, &credentials, &node.name, url, Timestamp::now()).await {
+            Ok(()) => break,
+            // A scanner that runs beside us has seen the invitation too.
+            Err(UpkeepError::Pki(PkiError::Invitation(InvitationError::Used { .. }))) => break,
+            Err(error @ UpkeepError::Pki(_)) => {
+                return Ok(Err(error).hint(format!("deadlight-scanner enroll {name} prints a new line"))?);
+            }
+            Err(error) => {
+                let text = match &error {
+                    UpkeepError::Enrol(EnrolError::Reach { .. }) => format!("waiting for {url}: {}", causes(&error)),
+                    _ => causes(&error),
+                };
+                if text != told {
+                    tell(&text);
+                    told = text;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    let registry = pki.read()?;
+    let key = registry.as_ref().and_then(|registry| key_of(registry, &name)).map(|key| key.to_string());
+    tell(&format!("{name} is enrolled; the fingerprint of its key is {}", key.unwrap_or_default()));
+    Ok(Exit::Fine)
+}
+
+fn key_of(registry: &Registry, node: &Name) -> Option<KeyId> {
+    let identity = deadlight_shared::Identity::Agent(node.clone());
+    registry.latest().into_iter().find(|certificate| certificate.identity == identity).map(|held| held.key)
+}
+
+/// For the person at the terminal; the line alone is on standard output.
+fn tell(text: &str) {
+    // Nobody is left to tell when standard error is gone as well.
+    let _written = writeln!(io::stderr(), "{text}");
+}

@@ -1,0 +1,144 @@
+//! Certificates kept fresh: our own, those of the agents, and those of nodes that were invited.
+
+use std::collections::BTreeMap;
+
+use deadlight_shared::hint::causes;
+use deadlight_shared::tls::{Credentials, TlsError};
+use deadlight_shared::{Identity, Name};
+use jiff::Timestamp;
+use reqwest::Url;
+use tokio::task::JoinSet;
+
+use crate::config::{Config, Node};
+use crate::deliver::{Agent, DeliverError, EnrolError, Window};
+use crate::pki::{Pki, PkiError};
+
+/// Why nothing could be kept fresh, or one agent could not.
+#[derive(Debug, thiserror::Error)]
+pub enum UpkeepError {
+    /// The CA cannot be used.
+    #[error("failed to use the CA")]
+    Pki(#[from] PkiError),
+    /// Our own credentials cannot be used.
+    #[error("failed to use our own certificate")]
+    Tls(#[from] TlsError),
+    /// The agent did not renew.
+    #[error("failed to renew its certificate")]
+    Renew(#[from] DeliverError),
+    /// The node was not enrolled.
+    #[error("failed to enrol it")]
+    Enrol(#[from] EnrolError),
+}
+
+/// Renews our own certificate and those of agents that are due, and enrols who is invited. What fails with one node is
+/// logged and keeps none of the others waiting.
+pub async fn keep(config: &Config, pki: &Pki, now: Timestamp) -> Result<(), UpkeepError> {
+    if pki.renew_own(&config.vantage, now)? {
+        tracing::info!("our own certificate is renewed");
+    }
+    let credentials = pki.credentials(&config.vantage)?;
+    let Some(registry) = pki.read()? else { return Ok(()) };
+    let mut renewals = JoinSet::new();
+    for (node, url) in with_agent(config) {
+        let identity = Identity::Agent(node.name.clone());
+        if registry.is_due(&identity, now) {
+            let tls = credentials.renewing_config(identity.clone(), registry.renewable(&identity, now))?;
+            let agent = Agent::new(&node.name, url, tls, Some(registry.signed_trust()))?;
+            let (pki, node) = (pki.clone(), node.name.clone());
+            renewals.spawn(async move {
+                let renewed = renew(&pki, &agent, &node, now).await;
+                (node, "its certificate is renewed", renewed)
+            });
+        }
+    }
+    while let Some(joined) = renewals.join_next().await {
+        let (node, done, result) = joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        tell(&node, done, &result);
+    }
+    for node in registry.invited(now) {
+        if let Some((node, url)) = with_agent(config).find(|(configured, _)| configured.name == node) {
+            match enrol(pki, &credentials, &node.name, url, now).await {
+                // Not there yet: nobody has run the line on the node.
+                Err(UpkeepError::Enrol(error @ EnrolError::Reach { .. })) => {
+                    tracing::debug!(node = %node.name, "{}", causes(&error));
+                }
+                result => tell(&node.name, "it is enrolled", &result),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Enrols `node`, whose agent waits at `url` with the line that we printed.
+pub async fn enrol(
+    pki: &Pki,
+    credentials: &Credentials,
+    node: &Name,
+    url: &Url,
+    now: Timestamp,
+) -> Result<(), UpkeepError> {
+    let Some(registry) = pki.read()? else { return Ok(()) };
+    let verifier = registry.invitation(node, now).map_err(PkiError::from)?;
+    let window = Window { node, url, credentials, trust: registry.signed_trust(), operator_key: pki.operator_key()? };
+    window.enrol(verifier, |request| pki.enrol(node, request, now)).await?;
+    let told = registry.trust().generation;
+    remember(pki, &[(node, told)], now)?;
+    Ok(())
+}
+
+/// Tells whom the deployment trusts to each agent that is not known to hold the document of now.
+pub async fn spread(pki: &Pki, agents: &BTreeMap<Name, Agent>, now: Timestamp) -> Result<(), PkiError> {
+    let Some(registry) = pki.read()? else { return Ok(()) };
+    let untold = agents.iter().filter(|(node, _)| !registry.is_told(node));
+    let mut calls: JoinSet<_> = untold
+        .map(|(node, agent)| {
+            let (node, agent) = (node.clone(), agent.clone());
+            async move { (node, agent.status().await) }
+        })
+        .collect();
+    while let Some(joined) = calls.join_next().await {
+        let (node, status) = joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        if let Err(error) = status {
+            tracing::debug!(%node, "{}", causes(&error));
+        }
+    }
+    remember_held(pki, agents, now)
+}
+
+/// Remembers which generation of the trust document each agent holds; writes only what is news.
+pub fn remember_held(pki: &Pki, agents: &BTreeMap<Name, Agent>, now: Timestamp) -> Result<(), PkiError> {
+    let Some(mut known) = pki.read()? else { return Ok(()) };
+    let held = agents.iter().filter_map(|(node, agent)| Some((node, agent.held()?)));
+    let news: Vec<_> = held.filter(|(node, held)| known.hold(node, *held)).collect();
+    match news.is_empty() {
+        true => Ok(()),
+        false => remember(pki, &news, now),
+    }
+}
+
+/// The nodes with an agent.
+pub fn with_agent(config: &Config) -> impl Iterator<Item = (&Node, &Url)> {
+    config.nodes.iter().filter_map(|node| Some((node, node.agent.as_ref()?)))
+}
+
+async fn renew(pki: &Pki, agent: &Agent, node: &Name, now: Timestamp) -> Result<(), UpkeepError> {
+    let request = agent.request_renewal().await?;
+    let certificate = pki.renew(node, &request, now)?;
+    Ok(agent.install(certificate).await?)
+}
+
+fn remember(pki: &Pki, held: &[(&Name, u64)], now: Timestamp) -> Result<(), PkiError> {
+    pki.update(now, |registry| {
+        for (node, generation) in held {
+            registry.hold(node, *generation);
+        }
+        Ok(())
+    })
+}
+
+fn tell(node: &Name, done: &str, result: &Result<(), UpkeepError>) {
+    match result {
+        Ok(()) => tracing::info!(%node, "{done}"),
+        Err(error) => tracing::warn!(%node, "{}", causes(error)),
+    }
+}
