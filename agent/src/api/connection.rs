@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use deadlight_shared::Identity;
+use deadlight_shared::enrol::{EXPORTER_LABEL, EXPORTER_LENGTH};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -21,13 +22,19 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
 /// Header, body, work and answer together; causes alone may take Docker's two seconds.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
-const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// A trust document that revokes as many keys as it may has some 40 KiB as a header.
+const MAX_HEADER_BYTES: usize = 64 * 1024;
+
+/// What both ends of this TLS connection know and nobody else: its exported keying material.
+#[derive(Debug, Clone)]
+pub struct Channel(pub [u8; EXPORTER_LENGTH]);
 
 /// A peer that has proven by its certificate who it is.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     pub(super) identity: Identity,
+    pub(super) channel: Channel,
 }
 
 /// The handshake, and what the peer then asks.
@@ -43,15 +50,20 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, tls: Arc<Serve
         Some(Err(error)) => return tracing::warn!(%address, %error, "a certificate of our CA without an identity"),
         None => return tracing::warn!(%address, "no client certificate"),
     };
-    answer(stream, Peer { address, identity }, router).await;
+    let mut channel = [0; EXPORTER_LENGTH];
+    if let Err(error) = stream.get_ref().1.export_keying_material(&mut channel, EXPORTER_LABEL, None) {
+        return tracing::warn!(%address, %error, "a connection without keying material");
+    }
+    answer(stream, Peer { address, identity, channel: Channel(channel) }, router).await;
 }
 
 /// Answers one request of `peer`.
 pub(super) async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router: Router) {
-    let Peer { address, identity } = peer;
+    let Peer { address, identity, channel } = peer;
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(identity.clone());
         request.extensions_mut().insert(address);
+        request.extensions_mut().insert(channel.clone());
         router.clone().oneshot(request)
     });
     let connection = http1::Builder::new()

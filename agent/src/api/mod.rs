@@ -1,8 +1,11 @@
-//! The agent's HTTPS interface: three paths, for scanners of this deployment only.
+//! The agent's HTTPS interface, for scanners of this deployment only.
 
 mod connection;
+mod enrol;
 mod routes;
 mod server;
 
+pub use connection::Channel;
+pub use enrol::enrol_router;
 pub use routes::router;
 pub use server::{Server, ServerError};

@@ -6,29 +6,99 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Extension, Path, Query, Request, State};
+use axum::extract::{Extension, FromRef, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
-use deadlight_shared::wire::{MAX_BODY, Order, Problem};
+use axum::routing::{get, post, put};
+use deadlight_shared::hint::causes;
+use deadlight_shared::trust::TRUST_HEADER;
+use deadlight_shared::wire::{CertificateCall, MAX_BODY, Order, Problem, RenewAnswer};
 use deadlight_shared::{Identity, Name, Port};
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::explain::Question;
+use crate::identity::{IdentityError, Keyring};
 use crate::node::{Node, NodeError};
 
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
+/// What requests are answered with.
+#[derive(Clone)]
+struct Api {
+    node: Arc<Node>,
+    keyring: Arc<Keyring>,
+}
+
+impl FromRef<Api> for Arc<Node> {
+    fn from_ref(api: &Api) -> Self {
+        Self::clone(&api.node)
+    }
+}
+
+impl FromRef<Api> for Arc<Keyring> {
+    fn from_ref(api: &Api) -> Self {
+        Self::clone(&api.keyring)
+    }
+}
+
 /// The service; every request must carry the peer's [`Identity`] and address as extensions.
-pub fn router(node: Arc<Node>) -> Router {
+pub fn router(node: Arc<Node>, keyring: Arc<Keyring>) -> Router {
+    let api = Api { node, keyring };
     Router::new()
+        .route("/v1/renew", post(post_renew))
+        .route("/v1/certificate", put(put_certificate))
         .route("/v1/exposures", put(put_exposures))
         .route("/v1/status", get(get_status))
         .route("/v1/explain/{protocol}/{port}", get(get_explanation))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "no such path"))
         .method_not_allowed_fallback(async || Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here"))
-        .with_state(node)
+        .layer(middleware::from_fn_with_state(api.clone(), learn))
+        .with_state(api)
+}
+
+/// Whom to trust is learnt before the request is answered; the answer says what is held now.
+async fn learn(
+    State(keyring): State<Arc<Keyring>>,
+    Extension(peer): Extension<Identity>,
+    request: Request,
+    next: Next,
+) -> Answer {
+    scanner(&peer)?;
+    if let Some(header) = request.headers().get(TRUST_HEADER).and_then(|value| value.to_str().ok()) {
+        let learnt = keyring.learn(header);
+        learnt.map_err(|error| Refusal::new(StatusCode::FORBIDDEN, &causes(&error)))?;
+    }
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(TRUST_HEADER, keyring.generation().into());
+    Ok(response)
+}
+
+async fn post_renew(State(keyring): State<Arc<Keyring>>) -> Answer {
+    let request = keyring.request().map_err(not_installed)?;
+    Ok(with_type(StatusCode::OK, "application/json", &RenewAnswer { request }))
+}
+
+async fn put_certificate(State(keyring): State<Arc<Keyring>>, request: Request) -> Answer {
+    let call: CertificateCall = read_json(request).await?;
+    if call.schema != CertificateCall::SCHEMA {
+        return Err(unprocessable(format_args!("schema is not {}", CertificateCall::SCHEMA)));
+    }
+    keyring.install(&call.certificate).map_err(not_installed)?;
+    tracing::info!(until = %keyring.validity().to, "our certificate is renewed");
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn not_installed(error: IdentityError) -> Refusal {
+    let status = match error {
+        IdentityError::NotRequested | IdentityError::OtherKey => StatusCode::CONFLICT,
+        IdentityError::OtherIdentity { .. } => StatusCode::FORBIDDEN,
+        IdentityError::Document(_) | IdentityError::Key(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
+    };
+    Refusal::new(status, &causes(&error))
 }
 
 /// Longest time that a scanner's clock may be ahead, in seconds: an epoch from the far future would
@@ -94,17 +164,17 @@ async fn get_explanation(
     json(node.explain(Question { port, address: query.address, from }).await)
 }
 
-type Answer = Result<Response, Refusal>;
+pub(super) type Answer = Result<Response, Refusal>;
 
 /// An answer that is not a success.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     detail: String,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, detail: &str) -> Self {
+    pub(super) fn new(status: StatusCode, detail: &str) -> Self {
         Self { status, detail: detail.to_owned() }
     }
 }
@@ -121,7 +191,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn scanner(peer: &Identity) -> Result<Name, Refusal> {
+pub(super) fn scanner(peer: &Identity) -> Result<Name, Refusal> {
     match peer {
         Identity::Scanner(name) => Ok(name.clone()),
         Identity::Agent(_) => {
@@ -131,6 +201,13 @@ fn scanner(peer: &Identity) -> Result<Name, Refusal> {
 }
 
 async fn read_order(request: Request) -> Result<Order, Refusal> {
+    let order: Order = read_json(request).await?;
+    order.check().map_err(unprocessable)?;
+    Ok(order)
+}
+
+/// The body as JSON, bounded in size and time.
+pub(super) async fn read_json<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
     if request.headers().contains_key(header::CONTENT_ENCODING) {
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bodies are never compressed"));
     }
@@ -138,9 +215,7 @@ async fn read_order(request: Request) -> Result<Order, Refusal> {
         .await
         .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))?
         .map_err(|_| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body may have {MAX_BODY} bytes")))?;
-    let order: Order = serde_json::from_slice(&body).map_err(unprocessable)?;
-    order.check().map_err(unprocessable)?;
-    Ok(order)
+    serde_json::from_slice(&body).map_err(unprocessable)
 }
 
 fn unprocessable(error: impl std::fmt::Display) -> Refusal {
@@ -158,7 +233,7 @@ fn json<T: Serialize>(result: Result<T, NodeError>) -> Answer {
     }
 }
 
-fn with_type<T: Serialize>(status: StatusCode, content_type: &'static str, value: &T) -> Response {
+pub(super) fn with_type<T: Serialize>(status: StatusCode, content_type: &'static str, value: &T) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => (status, [(header::CONTENT_TYPE, content_type)], Body::from(body)).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

@@ -1,34 +1,32 @@
 //! `run`: the daemon.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use deadlight_shared::Identity;
 use deadlight_shared::hint::{self, HintExt as _};
-use deadlight_shared::tls::Credentials;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
+use super::enroll::{enroll_once, keyring};
 use super::keep::keep;
 use crate::api::{Server, router};
 use crate::config::Config;
 use crate::firewall::Linux;
 use crate::node::Node;
 
-pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("DEADLIGHT_LOG").unwrap_or_else(|_| "info".into());
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
-    let paths = config
-        .tls
-        .as_ref()
-        .ok_or("the configuration has no [tls]")
-        .hint("deadlight-scanner pki issue-agent NODE makes the files; --print-config shows the keys")?;
-    let credentials = Credentials::load(paths).hint("deadlight-scanner pki issue-agent NODE; chmod 600 the key")?;
-    let Identity::Agent(name) = credentials.identity().clone() else {
-        bail!("{} is a scanner's certificate; an agent needs one of its own", paths.certificate.display());
+    if let Some(file) = enroll_file {
+        enroll_once(&config, file).await?;
+    }
+    let keyring = Arc::new(keyring(&config)?);
+    let Identity::Agent(name) = keyring.identity() else {
+        bail!("the certificate is a scanner's; an agent needs one of its own");
     };
     if let Some(configured) = config.node.as_ref().filter(|configured| **configured != name) {
         bail!("the configuration says node {configured}, the certificate says {name}");
@@ -39,8 +37,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Ok(written) => written.iter().for_each(|change| tracing::info!(%change, "guard in place")),
         Err(error) => tracing::error!("{}", hint::render(&error)),
     }
-    let (_tls, tls) = watch::channel(Arc::new(credentials.server_config().context("failed to set up TLS")?));
-    let server = Server::bind(listen, tls, router(Arc::clone(&node)))
+    let server = Server::bind(listen, keyring.tls(), router(Arc::clone(&node), keyring))
         .await
         .hint("`listen` must be an address of this node that nobody else listens on; `ss -lntp` shows who does")?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;

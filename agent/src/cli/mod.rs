@@ -1,6 +1,7 @@
 //! The command line: each subcommand in a few lines over [`Node`].
 
 mod daemon;
+mod enroll;
 mod harden;
 mod keep;
 mod show;
@@ -38,8 +39,14 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Take the line that `deadlight-scanner enroll` printed: make a key here and get its certificate
+    Enroll(enroll::Arguments),
     /// Listen for scanners and keep closed what shall be closed
-    Run,
+    Run {
+        /// Where this node is not enrolled yet: a file with the line, such as a Docker secret
+        #[arg(long, value_name = "FILE")]
+        enroll_file: Option<PathBuf>,
+    },
     /// Put the rules of the ledger back, asking neither Docker nor the network: for boot, before Docker
     Restore,
     /// Close everything that Docker publishes to the outside, but what is allowed; needs no scanner
@@ -102,7 +109,8 @@ async fn dispatch(command: Command, path: Option<PathBuf>) -> anyhow::Result<Exi
     let config =
         Config::load(path.as_deref()).hint("deadlight-agent --print-config shows every key with its default")?;
     match command {
-        Command::Run => daemon::run(config).await,
+        Command::Enroll(arguments) => enroll::run(&config, arguments).await,
+        Command::Run { enroll_file } => daemon::run(config, enroll_file.as_deref()).await,
         Command::Restore => show::restore(&node(config)?).await,
         Command::Harden { allow, once, dry_run } => harden::harden(&node(config)?, &allow, once, dry_run).await,
         Command::Explain { port, address } => show::explain(&node(config)?, port, address).await,
@@ -114,9 +122,8 @@ async fn dispatch(command: Command, path: Option<PathBuf>) -> anyhow::Result<Exi
             show::revert(&node(config)?, selection).await
         }
         Command::CheckConfig => {
-            if let Some(paths) = &config.tls {
-                deadlight_shared::tls::Credentials::load(paths)
-                    .hint("deadlight-scanner pki issue-agent NODE makes certificate and key; chmod 600 the key")?;
+            if config.tls.is_some() {
+                enroll::keyring(&config)?;
             }
             print("the configuration is good\n")?;
             Ok(ExitCode::SUCCESS)

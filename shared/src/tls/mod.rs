@@ -34,8 +34,7 @@ pub struct TlsPaths {
     pub key: PathBuf,
 }
 
-/// CA, certificate and key of one side, read and matched.
-#[derive(Debug)]
+/// CA, certificate and key of one side, read and matched. Has no `Debug`: the key is in it.
 pub struct Credentials {
     authorities: Vec<CertificateDer<'static>>,
     roots: Arc<RootCertStore>,
@@ -44,6 +43,20 @@ pub struct Credentials {
     key: PrivateKeyDer<'static>,
     identity: Identity,
     validity: Validity,
+}
+
+impl Clone for Credentials {
+    fn clone(&self) -> Self {
+        Self {
+            authorities: self.authorities.clone(),
+            roots: Arc::clone(&self.roots),
+            revoked: Arc::clone(&self.revoked),
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+            identity: self.identity.clone(),
+            validity: self.validity,
+        }
+    }
 }
 
 /// When a certificate holds.
@@ -65,6 +78,15 @@ pub enum TlsError {
         what: &'static str,
         /// The file.
         path: PathBuf,
+        /// Why.
+        #[source]
+        source: pem::Error,
+    },
+    /// A text is no PEM of the wanted kind.
+    #[error("failed to parse {what}")]
+    Parse {
+        /// The kind of content that was looked for.
+        what: &'static str,
         /// Why.
         #[source]
         source: pem::Error,
@@ -121,11 +143,25 @@ impl Credentials {
         Self::new(certificates("the CA certificate", &paths.ca)?, chain, key, &paths.certificate)
     }
 
-    /// Reads certificate and key from the one file `path`, refused when others may read it; the CAs are those of `trust`.
-    pub fn load_pair(path: &Path, trust: &Trust) -> Result<Self, TlsError> {
-        refuse_exposed(path)?;
-        let key = PrivateKeyDer::from_pem_file(path).map_err(read_error("the private key", path))?;
-        Self::new(trust.certificates()?, certificates("our certificate", path)?, key, path)?.with_trust(trust)
+    /// `certificate` and `key` (PEM), trusting whom `trust` says.
+    pub fn of_pair(certificate: &str, key: &str, trust: &Trust) -> Result<Self, TlsError> {
+        Self::parse(trust.certificates()?, certificate, key)?.with_trust(trust)
+    }
+
+    /// `certificate` and `key` (PEM) in place of ours, when a CA that we trust has signed the certificate and it holds.
+    pub fn with_pair(&self, certificate: &str, key: &str) -> Result<Self, TlsError> {
+        let new = Self::parse(self.authorities.clone(), certificate, key)?;
+        let new = Self { revoked: Arc::clone(&self.revoked), ..new };
+        verify::signed_by_us(&new.chain, &new.roots, new.clock()).map_err(TlsError::Pair)?;
+        Ok(new)
+    }
+
+    fn parse(authorities: Vec<CertificateDer<'static>>, certificate: &str, key: &str) -> Result<Self, TlsError> {
+        let parse = |what| move |source| TlsError::Parse { what, source };
+        let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>();
+        let chain = chain.map_err(parse("the certificate"))?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(parse("its private key"))?;
+        Self::new(authorities, chain, key, Path::new("the certificate"))
     }
 
     /// The same, trusting whom `trust` says.

@@ -236,6 +236,19 @@ impl ClientCertVerifier for Anchor {
     }
 }
 
+/// Whether the first of `chain` is signed by one of `roots` and holds now.
+pub(super) fn signed_by_us(chain: &[CertificateDer<'_>], roots: &RootCertStore, clock: Clock) -> Result<(), Error> {
+    let [certificate, intermediates @ ..] = chain else { return Err(CertificateError::BadEncoding.into()) };
+    let now = clock.current_time().ok_or(Error::FailedToGetCurrentTime)?;
+    verify_server_cert_signed_by_trust_anchor(
+        &ParsedCertificate::try_from(certificate)?,
+        roots,
+        intermediates,
+        clock.at(certificate, now),
+        super::provider().signature_verification_algorithms.all,
+    )
+}
+
 fn unrevoked_key(certificate: &CertificateDer<'_>, revoked: &BTreeSet<KeyId>) -> Result<KeyId, Error> {
     let key = KeyId::of_certificate(certificate).ok_or(CertificateError::BadEncoding)?;
     match revoked.contains(&key) {

@@ -1,0 +1,113 @@
+//! `enroll`: this node gets its certificate.
+
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use deadlight_shared::enrol::EnrolLine;
+use deadlight_shared::hint::HintExt as _;
+use deadlight_shared::tls::TlsError;
+
+use super::print;
+use crate::config::Config;
+use crate::identity::{Document, Enrolled, IdentityError, Keyring, Window, WindowError};
+
+/// A line has some 100 characters; what is longer is something else.
+const LONGEST_LINE: u64 = 4_096;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The line, as `deadlight-scanner enroll` printed it
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    line: Option<String>,
+    /// A file with the line, such as a Docker secret
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Where this node is enrolled already: replace its key and whom it trusts
+    #[arg(long)]
+    again: bool,
+}
+
+pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let line = match (&arguments.line, &arguments.file) {
+        (Some(line), _) => parse(line)?,
+        (None, Some(file)) => read(file)?,
+        (None, None) => bail!("neither a line nor a file with one"),
+    };
+    if !arguments.again && is_enrolled(config)? {
+        return Ok(Err(IdentityError::Again).hint("--again replaces the node's key and whom it trusts")?);
+    }
+    let Enrolled { node, key, validity } = enroll(config, line).await?;
+    let until = validity.to;
+    print(&format!(
+        "{node} is enrolled until {until} and renews by itself; the fingerprint of its key is {key}\n\
+         mode {}: start it with `systemctl enable --now deadlight-agent`, or `deadlight-agent run`\n",
+        config.mode
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// For `run --enroll-file`: enrols this node where it is not.
+pub(super) async fn enroll_once(config: &Config, file: &Path) -> anyhow::Result<()> {
+    if is_enrolled(config)? {
+        return Ok(());
+    }
+    let Enrolled { node, key, validity } = enroll(config, read(file)?).await?;
+    tracing::info!(%node, %key, until = %validity.to, "enrolled");
+    Ok(())
+}
+
+/// What this node was enrolled with, or the files of `[tls]`.
+pub(super) fn keyring(config: &Config) -> anyhow::Result<Keyring> {
+    let hint = match Keyring::load(config.state_dir.clone(), config.tls.as_ref()) {
+        Ok(keyring) => return Ok(keyring),
+        Err(IdentityError::None) => "run `deadlight-scanner enroll NODE` where the CA is, and here the line that it prints".to_owned(),
+        Err(IdentityError::Tls(TlsError::KeyExposed { path, .. })) => format!("chmod 600 {}", path.display()),
+        Err(_) => "`deadlight-agent enroll --again LINE` replaces what is there; LINE comes from `deadlight-scanner enroll NODE`".to_owned(),
+    };
+    Ok(Keyring::load(config.state_dir.clone(), config.tls.as_ref()).hint(hint)?)
+}
+
+fn is_enrolled(config: &Config) -> anyhow::Result<bool> {
+    let document = Document::load(&config.state_dir).hint("move it away to enrol this node anew")?;
+    Ok(document.pair.is_some())
+}
+
+async fn enroll(config: &Config, line: EnrolLine) -> anyhow::Result<Enrolled> {
+    if let Some(configured) = config.node.as_ref().filter(|configured| **configured != line.node) {
+        return Ok(Err(WindowError::Configured { configured: configured.clone(), named: line.node.clone() })
+            .hint("the line is for another node, or `node` in the configuration is wrong")?);
+    }
+    let window = Window::new(line, &config.state_dir)?;
+    let waiting = format!("waiting on {} for the scanner that printed the line, for 10 minutes", config.listen);
+    writeln!(io::stderr(), "{waiting}").context("failed to say what is waited for")?;
+    let hint = match window.wait(config.listen).await {
+        Ok(enrolled) => return Ok(enrolled),
+        Err(error @ WindowError::Timeout) => {
+            return Ok(Err(error).hint(
+                "the line is good for 10 minutes and for one use; `deadlight-scanner enroll NODE` prints a new one, and its \
+                 messages say what it meets here",
+            )?);
+        }
+        Err(error @ WindowError::Server(_)) => (
+            error,
+            "stop the agent that runs: systemctl stop deadlight-agent; its rules stay. `ss -lntp` shows who listens",
+        ),
+        Err(error) => (error, "run it as root"),
+    };
+    Ok(Err(hint.0).hint(hint.1)?)
+}
+
+fn read(file: &Path) -> anyhow::Result<EnrolLine> {
+    let mut text = String::new();
+    let opened = std::fs::File::open(file).and_then(|opened| opened.take(LONGEST_LINE).read_to_string(&mut text));
+    opened.with_context(|| format!("failed to read the enrolment line from {}", file.display()))?;
+    parse(&text)
+}
+
+fn parse(text: &str) -> anyhow::Result<EnrolLine> {
+    let parsed = text.parse::<EnrolLine>().context("this is no enrolment line");
+    Ok(parsed.hint("copy the whole line that `deadlight-scanner enroll NODE` printed")?)
+}

@@ -1,0 +1,188 @@
+//! The agent's certificate and trust while it runs: renewed and learnt without a restart.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use deadlight_shared::hint::causes;
+use deadlight_shared::tls::{Credentials, TlsError, TlsPaths, Validity};
+use deadlight_shared::trust::{SignedTrust, TrustError};
+use deadlight_shared::{Identity, KeyId};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use tokio::sync::watch;
+
+use super::document::{Document, DocumentError, Pair};
+
+/// The agent's keys.
+pub struct Keyring {
+    state_dir: PathBuf,
+    held: Mutex<Held>,
+    tls: watch::Sender<Arc<ServerConfig>>,
+}
+
+struct Held {
+    document: Document,
+    credentials: Credentials,
+    /// The key of a certificate that was asked for.
+    pending: Option<KeyPair>,
+}
+
+/// Why the agent has no identity, or keeps the one that it has.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Neither enrolled nor given files.
+    #[error("this node is not enrolled, and the configuration has no [tls]")]
+    None,
+    /// Enrolled, and about to be so once more.
+    #[error("this node is enrolled already")]
+    Again,
+    /// The file cannot be used.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The certificate cannot be used.
+    #[error("failed to use our certificate")]
+    Tls(#[from] TlsError),
+    /// The trust document is not to be trusted.
+    #[error("failed to take over the trust document")]
+    Trust(#[from] TrustError),
+    /// No key or request can be made.
+    #[error("failed to make a key and its request")]
+    Key(#[from] rcgen::Error),
+    /// Nothing was asked for.
+    #[error("no certificate was requested")]
+    NotRequested,
+    /// A certificate for another key than the one that was made.
+    #[error("the certificate is not for the key that was made last")]
+    OtherKey,
+    /// A certificate for somebody else.
+    #[error("the certificate is for {found}, this is {own}")]
+    OtherIdentity {
+        /// Whom it is for.
+        found: Identity,
+        /// Who we are.
+        own: Identity,
+    },
+}
+
+impl Keyring {
+    /// What was enrolled or renewed, or the files of `by_hand`: whichever certificate is younger.
+    pub fn load(state_dir: PathBuf, by_hand: Option<&TlsPaths>) -> Result<Self, IdentityError> {
+        let document = Document::load(&state_dir)?;
+        let by_hand = by_hand.map(Credentials::load).transpose()?;
+        let own = match (&document.pair, &document.trust) {
+            (Some(pair), Some(trust)) => Some(Credentials::of_pair(&pair.certificate, &pair.key, trust)?),
+            _ => None,
+        };
+        let credentials = match (by_hand, own) {
+            (Some(by_hand), Some(own)) if by_hand.validity().from <= own.validity().from => own,
+            (Some(by_hand), _) => match &document.trust {
+                // Files of another CA than the one we were told of: the operator has begun anew.
+                Some(trust) if shares(by_hand.authorities(), &trust.certificates()?) => by_hand.with_trust(trust)?,
+                _ => by_hand,
+            },
+            (None, Some(own)) => own,
+            (None, None) => return Err(IdentityError::None),
+        };
+        let (tls, _) = watch::channel(Arc::new(credentials.server_config()?));
+        Ok(Self { state_dir, held: Mutex::new(Held { document, credentials, pending: None }), tls })
+    }
+
+    /// How connections are met, now and after each change.
+    pub fn tls(&self) -> watch::Receiver<Arc<ServerConfig>> {
+        self.tls.subscribe()
+    }
+
+    /// Who we are.
+    pub fn identity(&self) -> Identity {
+        self.lock().credentials.identity().clone()
+    }
+
+    /// When our certificate holds.
+    pub fn validity(&self) -> Validity {
+        self.lock().credentials.validity()
+    }
+
+    /// The operator's public key (PEM), if one was pinned.
+    pub fn operator_key(&self) -> Option<String> {
+        self.lock().document.operator_key.clone()
+    }
+
+    /// The generation of the trust document that we hold; 0 before we were told of any.
+    pub fn generation(&self) -> u64 {
+        self.lock().document.trust.as_ref().map_or(0, |trust| trust.generation)
+    }
+
+    /// Takes over the trust document `header`, when it is younger than ours and a CA that we trust has signed it.
+    pub fn learn(&self, header: &str) -> Result<(), IdentityError> {
+        let mut held = self.lock();
+        let trust = SignedTrust::from_header(header)?.open(held.credentials.authorities())?;
+        if held.document.trust.as_ref().is_some_and(|known| known.generation >= trust.generation) {
+            return Ok(());
+        }
+        let credentials = held.credentials.clone().with_trust(&trust)?;
+        tracing::info!(generation = trust.generation, revoked = trust.revoked.len(), "told whom to trust");
+        self.tls.send_replace(Arc::new(credentials.server_config()?));
+        held.credentials = credentials;
+        held.document.trust = Some(trust);
+        // In force at once, also where it cannot be kept: a revoked key must not wait for a disk.
+        if let Err(error) = held.document.save(&self.state_dir) {
+            tracing::warn!("the trust document is in force but not persisted: {}", causes(&error));
+        }
+        Ok(())
+    }
+
+    /// Makes the next key; a request for its certificate.
+    pub fn request(&self) -> Result<String, IdentityError> {
+        let key = KeyPair::generate()?;
+        let request = request(&key)?;
+        self.lock().pending = Some(key);
+        Ok(request)
+    }
+
+    /// Takes over the certificate that was asked for. Connections under way end as they began.
+    pub fn install(&self, certificate: &str) -> Result<(), IdentityError> {
+        let mut held = self.lock();
+        let key = held.pending.as_ref().ok_or(IdentityError::NotRequested)?.serialize_pem();
+        if key_of(certificate) != held.pending.as_ref().map(key_id) {
+            return Err(IdentityError::OtherKey);
+        }
+        let credentials = held.credentials.with_pair(certificate, &key)?;
+        let (found, own) = (credentials.identity(), held.credentials.identity());
+        if found != own {
+            return Err(IdentityError::OtherIdentity { found: found.clone(), own: own.clone() });
+        }
+        let server = Arc::new(credentials.server_config()?);
+        let mut document = held.document.clone();
+        document.pair = Some(Pair { certificate: certificate.to_owned(), key });
+        document.save(&self.state_dir)?;
+        *held = Held { document, credentials, pending: None };
+        self.tls.send_replace(server);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        // Every change is made whole before it is put in place.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request (PKCS#10, PEM) for a certificate of `key`. It names nobody: the CA does.
+pub(super) fn request(key: &KeyPair) -> Result<String, rcgen::Error> {
+    CertificateParams::default().serialize_request(key)?.pem()
+}
+
+/// The key that `certificate` (PEM) is for.
+pub(super) fn key_of(certificate: &str) -> Option<KeyId> {
+    KeyId::of_certificate(&CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?)
+}
+
+pub(super) fn key_id(key: &KeyPair) -> KeyId {
+    use rcgen::PublicKeyData as _;
+    KeyId::of_public_key(&key.subject_public_key_info())
+}
+
+fn shares(one: &[CertificateDer<'_>], other: &[CertificateDer<'_>]) -> bool {
+    one.iter().any(|certificate| other.contains(certificate))
+}
