@@ -16,6 +16,7 @@ use crate::{
     programs::{self, Ended, Running, built, finish},
     scratch,
     test_ca::{Identity, TestCa, Validity},
+    wait::wait_for,
 };
 
 /// Where the agent listens, on the node's addresses.
@@ -73,6 +74,46 @@ impl Deployment {
         Ok(deployment)
     }
 
+    /// A scanner with the CA, and a node that is not enrolled yet.
+    pub fn unenrolled(settings: &Settings<'_>) -> Result<Self> {
+        let deployment = Self::node_only(settings)?;
+        let dir = deployment.path("pki");
+        for words in [["init"].as_slice(), &["issue-scanner", VANTAGE]] {
+            let mut command = Command::new(built("deadlight-scanner")?);
+            finish(command.arg("pki").args(words).arg("--dir").arg(&dir))?.expect_code(0)?;
+        }
+        let scanner = format!("{}[pki]\ndirectory = {dir:?}\n", deployment.scanner_toml(settings));
+        fs::write(deployment.path("scanner.toml"), scanner)?;
+        Ok(deployment)
+    }
+
+    /// `deadlight-scanner pki WORDS…` on the deployment's CA, to its end.
+    pub fn pki(&self, words: &[&str]) -> Result<Ended> {
+        let mut command = Command::new(built("deadlight-scanner")?);
+        finish(command.arg("pki").args(words).arg("--dir").arg(self.path("pki")))
+    }
+
+    /// Starts `deadlight-scanner enroll` and gives the line that it printed.
+    pub fn invite(&self, wire: &Wire, words: &[&str]) -> Result<(Running, String)> {
+        let mut command = programs::scanner(&wire.inet)?;
+        command.args(["enroll", NODE]).args(words).arg("--config").arg(self.path("scanner.toml"));
+        let name = format!("enroll-{}", fastrand::u32(..));
+        let enroll = Running::start(&mut command, &name, self.directory.path())?;
+        let line = wait_for("the enrolment line", Duration::from_secs(15), || {
+            let log = enroll.log();
+            log.lines().find(|line| line.starts_with("deadlight1:")).map(str::to_owned).ok_or(log)
+        })?;
+        Ok((enroll, line))
+    }
+
+    /// Enrols the node by the two commands of a user.
+    pub fn enroll(&self, wire: &Wire) -> Result<Ended> {
+        let (enroll, line) = self.invite(wire, &[])?;
+        let ended = self.agent(wire, &["enroll", &line])?.expect_code(0)?;
+        enroll.wait(Duration::from_secs(15))?;
+        Ok(ended)
+    }
+
     /// An agent's configuration alone, without certificates: for the commands that need no scanner.
     pub fn node_only(settings: &Settings<'_>) -> Result<Self> {
         let deployment = Self { directory: scratch::directory()? };
@@ -119,8 +160,17 @@ impl Deployment {
 
     /// A client identity from the deployment's own CA, with whatever URI is asked for.
     pub fn identity(&self, uri: &str, validity: Validity) -> Result<Identity> {
-        let text = |name| fs::read_to_string(self.path(name)).with_context(|| format!("read {name}"));
-        TestCa::of(&text("ca.crt")?, &text("ca.key")?)?.issue(uri, validity)
+        self.ca()?.issue(uri, validity)
+    }
+
+    /// The deployment's own CA, with its stolen key.
+    pub fn ca(&self) -> Result<TestCa> {
+        let text = |name| {
+            let path =
+                [self.path("pki"), self.path("")].into_iter().map(|dir| dir.join(name)).find(|path| path.exists());
+            fs::read_to_string(path.with_context(|| format!("no {name}"))?).with_context(|| format!("read {name}"))
+        };
+        TestCa::of(&text("ca.crt")?, &text("ca.key")?)
     }
 
     fn agent_toml(&self, settings: &Settings<'_>) -> String {

@@ -30,7 +30,6 @@ const LIMIT: Duration = Duration::from_secs(10);
 const TRIES: usize = 5;
 
 /// Where a node waits to be enrolled, and what is said to it.
-#[derive(Debug)]
 pub struct Window<'a> {
     /// The node.
     pub node: &'a Name,
