@@ -11,6 +11,7 @@ mod guarded;
 mod order;
 mod probe;
 mod scan;
+mod trust;
 
 use std::time::Duration;
 
@@ -31,12 +32,13 @@ fn main() -> Result<()> {
         return endure::measure();
     }
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
-    let cases: [(&str, Measure); 5] = [
+    let cases: [(&str, Measure); 6] = [
         ("order", order::measure),
         ("drift", drift::measure),
         ("apply", apply::measure),
         ("datapath", datapath::measure),
         ("rest", apply::measure_rest),
+        ("trust", trust::measure),
     ];
     for (name, measure) in cases {
         if wanted(name) {
