@@ -2,6 +2,7 @@
 
 mod architecture;
 mod clobber;
+mod clock;
 mod closed_loop;
 mod docker_socket;
 mod enrol;

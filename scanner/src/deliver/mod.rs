@@ -3,7 +3,7 @@
 mod enrol;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadlight_shared::Name;
@@ -12,7 +12,9 @@ use deadlight_shared::trust::{SignedTrust, TRUST_HEADER};
 use deadlight_shared::wire::{
     CertificateCall, MAX_ANSWER, Order, OrderError, OrderMark, Problem, RenewAnswer, Report, Status,
 };
-use reqwest::header::{HeaderMap, HeaderValue};
+use jiff::fmt::rfc2822;
+use jiff::{SignedDuration, Timestamp, Unit};
+use reqwest::header::{DATE, HeaderMap, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
@@ -24,6 +26,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const TOTAL_LIMIT: Duration = Duration::from_secs(60);
 /// Changes nothing and waits for nobody but Docker's two seconds.
 const STATUS_LIMIT: Duration = Duration::from_secs(10);
+/// A difference between two clocks that is said.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 /// Longest text of an agent that is shown.
 const SHOWN: usize = 300;
 
@@ -35,6 +39,8 @@ pub struct Agent {
     client: Client,
     /// The generation of the trust document that it last said to hold; 0 when it has said nothing.
     held: Arc<AtomicU64>,
+    /// Seconds that its clock was ahead of ours when it last answered.
+    ahead: Arc<AtomicI64>,
 }
 
 /// Why an order has no report.
@@ -109,7 +115,7 @@ impl Agent {
             .user_agent(concat!("deadlight-scanner/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(DeliverError::Client)?;
-        Ok(Self { node: node.clone(), url: url.clone(), client, held: Arc::default() })
+        Ok(Self { node: node.clone(), url: url.clone(), client, held: Arc::default(), ahead: Arc::default() })
     }
 
     /// Where the agent is.
@@ -120,8 +126,20 @@ impl Agent {
     /// Sends `order`; the report of what was done.
     pub async fn deliver(&self, order: &Order) -> Result<Report, DeliverError> {
         order.check()?;
-        let report: Report = self.ask(self.client.put(self.path("/v1/exposures")).json(order)).await?;
-        self.accept(report, OrderMark { epoch: order.epoch, sequence: order.sequence })
+        let put = |order: &Order| self.ask(self.client.put(self.path("/v1/exposures")).json(order));
+        let mut report: Result<Report, _> = put(order).await;
+        if let (Err(DeliverError::Said { status: StatusCode::CONFLICT, .. }), Some(ahead)) = (&report, self.ahead()) {
+            // Its clock is wrong, and the order is not: it may take as long to arrive by that clock as by ours.
+            let expires_at = order.expires_at.checked_add(ahead).unwrap_or(order.expires_at);
+            report = put(&Order { expires_at, ..order.clone() }).await;
+        }
+        self.accept(report?, OrderMark { epoch: order.epoch, sequence: order.sequence })
+    }
+
+    /// How much the node's clock was ahead of ours when it last answered, where that is more than a minute.
+    pub fn ahead(&self) -> Option<SignedDuration> {
+        let ahead = SignedDuration::from_secs(self.ahead.load(Ordering::Relaxed));
+        (ahead.unsigned_abs() > CLOCKS_DIFFER).then_some(ahead)
     }
 
     /// The agent's state of health.
@@ -163,6 +181,9 @@ impl Agent {
             |source: reqwest::Error| DeliverError::Reach { url: self.url.clone(), source: source.without_url() };
         let response = request.send().await.map_err(reach)?;
         let status = response.status();
+        if let Some(date) = response.headers().get(DATE).and_then(|value| rfc2822::parse(value.to_str().ok()?).ok()) {
+            self.hear_clock(date.timestamp());
+        }
         let held = response.headers().get(TRUST_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
         if let Some(held) = held {
             self.held.store(held, Ordering::Relaxed);
@@ -176,6 +197,16 @@ impl Agent {
             return Err(DeliverError::Said { status, detail });
         }
         Ok(body)
+    }
+
+    fn hear_clock(&self, theirs: Timestamp) {
+        let ahead = theirs.duration_since(Timestamp::now());
+        self.ahead.store(ahead.as_secs(), Ordering::Relaxed);
+        if ahead.unsigned_abs() > CLOCKS_DIFFER {
+            let word = if ahead.is_negative() { "behind" } else { "ahead of" };
+            let differs = ahead.abs().round(Unit::Minute).unwrap_or(ahead);
+            tracing::warn!(node = %self.node, "its clock is {differs:#} {word} ours");
+        }
     }
 
     fn accept(&self, report: Report, ours: OrderMark) -> Result<Report, DeliverError> {

@@ -208,7 +208,7 @@ impl Credentials {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), provider())
             .build()
             .map_err(TlsError::Verifier)?;
-        let anchor = Anchor::Roots { verifier, revoked: Arc::clone(&self.revoked), clock: self.clock() };
+        let anchor = Anchor::Roots { verifier, revoked: Arc::clone(&self.revoked) };
         server_config(anchor, self.clock(), self.chain.clone(), self.key.clone_key())
     }
 
@@ -224,7 +224,6 @@ impl Credentials {
             roots: Arc::clone(&self.roots),
             revoked: Arc::clone(&self.revoked),
             provider: provider(),
-            clock: self.clock(),
             expected,
             renewable,
         };

@@ -29,13 +29,10 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// The time by which `certificate` is judged. A clock that stands at its floor is wrong, and cannot say that a
-    /// certificate is too young.
-    fn at(self, certificate: &CertificateDer<'_>, now: UnixTime) -> UnixTime {
-        match period(certificate) {
-            Some((from, _)) if now <= self.floor => now.max(from),
-            _ => now,
-        }
+    /// The time by which `certificate` is judged: our CA makes none for later, so one that seems too young says that our
+    /// clock is behind.
+    fn at(certificate: &CertificateDer<'_>, now: UnixTime) -> UnixTime {
+        period(certificate).map_or(now, |(from, _)| now.max(from))
     }
 }
 
@@ -51,7 +48,6 @@ pub(super) struct AgentVerifier {
     pub(super) roots: Arc<RootCertStore>,
     pub(super) revoked: Arc<BTreeSet<KeyId>>,
     pub(super) provider: Arc<CryptoProvider>,
-    pub(super) clock: Clock,
     pub(super) expected: Identity,
     /// Keys whose certificate may have ended up to 30 days ago, to be renewed.
     pub(super) renewable: BTreeSet<KeyId>,
@@ -72,7 +68,7 @@ impl AgentVerifier {
     fn time(&self, certificate: &CertificateDer<'_>, key: KeyId, now: UnixTime) -> UnixTime {
         match period(certificate) {
             Some((_, to)) if self.renewable.contains(&key) && is_renewable(to, now) => now.min(to),
-            _ => self.clock.at(certificate, now),
+            _ => Clock::at(certificate, now),
         }
     }
 }
@@ -171,7 +167,7 @@ impl ServerCertVerifier for AnyKey {
 #[derive(Debug)]
 pub(super) enum Anchor {
     /// One of these.
-    Roots { verifier: Arc<dyn ClientCertVerifier>, revoked: Arc<BTreeSet<KeyId>>, clock: Clock },
+    Roots { verifier: Arc<dyn ClientCertVerifier>, revoked: Arc<BTreeSet<KeyId>> },
     /// The one with this key, which the client sends along: for a first meeting.
     Pinned { authority: KeyId, provider: Arc<CryptoProvider> },
 }
@@ -188,9 +184,9 @@ impl ClientCertVerifier for Anchor {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         match self {
-            Self::Roots { verifier, revoked, clock } => {
+            Self::Roots { verifier, revoked } => {
                 unrevoked_key(end_entity, revoked)?;
-                verifier.verify_client_cert(end_entity, intermediates, clock.at(end_entity, now))
+                verifier.verify_client_cert(end_entity, intermediates, Clock::at(end_entity, now))
             }
             Self::Pinned { authority, provider } => {
                 let mut roots = RootCertStore::empty();
@@ -200,7 +196,7 @@ impl ClientCertVerifier for Anchor {
                 WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
                     .build()
                     .map_err(|_| CertificateError::UnknownIssuer)?
-                    .verify_client_cert(end_entity, &[], now)
+                    .verify_client_cert(end_entity, &[], Clock::at(end_entity, now))
             }
         }
     }
@@ -244,7 +240,7 @@ pub(super) fn signed_by_us(chain: &[CertificateDer<'_>], roots: &RootCertStore, 
         &ParsedCertificate::try_from(certificate)?,
         roots,
         intermediates,
-        clock.at(certificate, now),
+        Clock::at(certificate, now),
         super::provider().signature_verification_algorithms.all,
     )
 }
