@@ -12,12 +12,14 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 20] = [
+const PURE: [&str; 22] = [
     "shared/src/allowlist.rs",
     "shared/src/finding.rs",
     "shared/src/identity.rs",
     "shared/src/name.rs",
     "shared/src/observation.rs",
+    "shared/src/operator.rs",
+    "shared/src/permit.rs",
     "shared/src/port.rs",
     "shared/src/port_set.rs",
     "shared/src/text.rs",
