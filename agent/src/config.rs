@@ -1,16 +1,19 @@
 //! The agent's configuration file.
 
+use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use deadlight_shared::config::{self, ConfigError};
+use deadlight_shared::operator::OperatorKeyError;
 use deadlight_shared::tls::TlsPaths;
 use deadlight_shared::wire::Mode;
-use deadlight_shared::{Name, Port, PortSet, Protocol};
+use deadlight_shared::{Name, OperatorKey, Port, PortSet, Protocol};
 use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::inventory::{Listener, Process, interfaces};
+use crate::ledger::Permitted;
 use crate::plan::{Policy, Protection};
 
 /// The commented default file, as `--print-config` shows it.
@@ -60,8 +63,32 @@ pub struct Config {
     #[serde(with = "deadlight_shared::port_set::as_items")]
     pub allow: PortSet,
     pub max_new_per_hour: usize,
+    pub operator_key: Option<PathBuf>,
     pub docker_socket: PathBuf,
     pub tls: Option<TlsPaths>,
+}
+
+/// Why the operator's key cannot be had; then nothing is permitted.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorFileError {
+    /// The file cannot be read.
+    #[error("failed to read the operator's key from {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file holds no such key.
+    #[error("failed to use the operator's key in {}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: OperatorKeyError,
+    },
 }
 
 impl Config {
@@ -82,8 +109,23 @@ impl Config {
         }
     }
 
+    /// The key of the operator without whose signature no order opens a port: the file's, or else the one that
+    /// was pinned at enrolment. Read each time, so that one that comes or goes counts at once.
+    pub fn operator(&self) -> Result<Option<OperatorKey>, OperatorFileError> {
+        let pinned = self.state_dir.join("identity/operator.pub");
+        let path = self.operator_key.as_ref().unwrap_or(&pinned);
+        match std::fs::read(path) {
+            Ok(pem) => match OperatorKey::from_pem(&pem) {
+                Ok(key) => Ok(Some(key)),
+                Err(source) => Err(OperatorFileError::Key { path: path.clone(), source }),
+            },
+            Err(error) if self.operator_key.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(OperatorFileError::Read { path: path.clone(), source }),
+        }
+    }
+
     /// The local policy; `listeners` are looked through for sshd.
-    pub fn policy(&self, listeners: &[Listener], knows_peers: bool) -> Policy {
+    pub fn policy(&self, listeners: &[Listener], knows_peers: bool, permitted: Permitted) -> Policy {
         let held = |is_it: fn(&Process) -> bool| -> PortSet {
             let held = listeners.iter().filter(|listener| listener.process.as_ref().is_some_and(is_it));
             held.map(|listener| listener.port).collect()
@@ -105,6 +147,7 @@ impl Config {
                 protection(local, "the configuration protects it"),
             ],
             max_new_per_hour: self.max_new_per_hour,
+            permitted,
         }
     }
 }
@@ -123,6 +166,7 @@ impl Default for Config {
             posture: Posture::Reported,
             allow: PortSet::default(),
             max_new_per_hour: 20,
+            operator_key: None,
             docker_socket: PathBuf::from("/var/run/docker.sock"),
             tls: None,
         }
@@ -174,7 +218,7 @@ mod tests {
             listener("8080/tcp", 701, "dockerd"),
         ];
         let config = Config { protected: vec!["9100/tcp".parse().unwrap()], ..Config::default() };
-        let policy = config.policy(&listeners, true);
+        let policy = config.policy(&listeners, true, Permitted::default());
         for port in
             ["22/tcp", "2222/tcp", "2223/tcp", "7443/tcp", "2377/tcp", "7946/tcp", "7946/udp", "4789/udp", "9100/tcp"]
         {
@@ -186,13 +230,29 @@ mod tests {
     }
 
     #[test]
+    fn an_operator_s_key_is_configured_pinned_absent_or_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = deadlight_shared::OperatorSecret::generate().unwrap();
+        let (key, other) = (secret.public().unwrap(), directory.path().join("operator.pub"));
+        let mut config = Config { state_dir: directory.path().join("state"), ..Config::default() };
+        assert_eq!(config.operator().unwrap(), None);
+        std::fs::create_dir_all(config.state_dir.join("identity")).unwrap();
+        std::fs::write(config.state_dir.join("identity/operator.pub"), key.to_pem()).unwrap();
+        assert_eq!(config.operator().unwrap(), Some(key));
+        config.operator_key = Some(other.clone());
+        assert!(matches!(config.operator(), Err(OperatorFileError::Read { .. })), "what is configured has to be there");
+        std::fs::write(&other, secret.to_pem().unwrap()).unwrap();
+        assert!(matches!(config.operator(), Err(OperatorFileError::Key { .. })), "the private half");
+    }
+
+    #[test]
     fn the_swarms_own_ports_are_closed_once_its_nodes_are_known() {
         let config = Config { swarm_control: SwarmControl::Peers, ..Config::default() };
         assert_eq!(config.closed(true).to_string(), "2377/tcp,7946/tcp,4789/udp,7946/udp");
         assert!(config.closed(false).is_empty());
         let gossip = "7946/udp".parse().unwrap();
-        assert!(config.policy(&[], true).protection(gossip).is_none());
-        assert!(config.policy(&[], false).protection(gossip).is_some());
+        assert!(config.policy(&[], true, Permitted::default()).protection(gossip).is_none());
+        assert!(config.policy(&[], false, Permitted::default()).protection(gossip).is_some());
     }
 
     #[test]

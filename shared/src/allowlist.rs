@@ -1,6 +1,8 @@
 //! The allowlist: which ports may be open where, who says so, and until when.
 
+use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer};
 
 use crate::name::Name;
@@ -146,6 +148,11 @@ impl Allowlist {
     fn numbered(&self) -> impl Iterator<Item = (usize, &AllowEntry)> {
         (1..).zip(&self.entries)
     }
+}
+
+/// The day in UTC, by which entries expire.
+pub fn today(now: Timestamp) -> Date {
+    now.to_zoned(TimeZone::UTC).date()
 }
 
 fn check_entry(entry: usize, allow: &AllowEntry, nodes: &[Subject<'_>]) -> Result<(), AllowlistError> {

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 22] = [
+const PURE: [&str; 23] = [
     "shared/src/allowlist.rs",
     "shared/src/finding.rs",
     "shared/src/identity.rs",
@@ -30,6 +30,7 @@ const PURE: [&str; 22] = [
     "scanner/src/prove",
     "scanner/src/cli/diff/compare.rs",
     "scanner/src/cli/diff/saved.rs",
+    "agent/src/ledger/permits.rs",
     "agent/src/plan",
     "agent/src/explain",
     "agent/src/reconcile",

@@ -118,6 +118,8 @@ async fn dispatch(command: Command, path: Option<PathBuf>) -> anyhow::Result<Exi
                 deadlight_shared::tls::Credentials::load(paths)
                     .hint("deadlight-scanner pki issue-agent NODE makes certificate and key; chmod 600 the key")?;
             }
+            let theirs = "copy operator.pub, which `deadlight-scanner pki init --operator-key` wrote beside the CA";
+            config.operator().hint(theirs)?;
             print("the configuration is good\n")?;
             Ok(ExitCode::SUCCESS)
         }

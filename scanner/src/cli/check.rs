@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+pub(super) use deadlight_shared::allowlist::today;
 use deadlight_shared::hint::HintExt as _;
 use deadlight_shared::tls::{Credentials, TlsError};
 use deadlight_shared::{Identity, config};
@@ -73,9 +74,4 @@ pub(super) fn credentials(config: &Config) -> Result<Option<Credentials>, Failur
         Err(_) => format!("deadlight-scanner pki issue-scanner {} --dir DIR", config.vantage),
     };
     Ok(Credentials::load(paths).map(Some).hint(hint)?)
-}
-
-/// The day in UTC, by which allowlist entries expire.
-pub(super) fn today(now: Timestamp) -> Date {
-    now.to_zoned(jiff::tz::TimeZone::UTC).date()
 }
