@@ -65,7 +65,7 @@ pub enum PermitError {
     #[error("the permit is not signed by the operator's key")]
     Signature,
     /// Well signed, and yet no permit of this version.
-    #[error("the signed text is no permit: {0}")]
+    #[error("the signed text is no permit: {}", crate::text::printable(.0, 200))]
     Text(String),
     /// Another node's.
     #[error("the permit is for {0}")]
@@ -169,7 +169,7 @@ mod tests {
         let permit = permit("n1", 7, &[("80,443/tcp", None)]);
         let signed = permit.sign(&operator).unwrap();
         let (key, node) = (operator.public().unwrap(), "n1".parse().unwrap());
-        assert_eq!(signed.open_for(&node, &key), Ok(permit.clone()));
+        assert_eq!(signed.open_for(&node, &key), Ok(permit));
         assert_eq!(signed.open(&stranger.public().unwrap()), Err(PermitError::Signature));
         let other = "n2".parse().unwrap();
         assert_eq!(signed.open_for(&other, &key), Err(PermitError::Node(node)));

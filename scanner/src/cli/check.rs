@@ -10,6 +10,7 @@ use deadlight_shared::{Identity, config};
 use jiff::Timestamp;
 use jiff::civil::Date;
 
+use super::allowlist::{self, SIGN};
 use super::{Exit, Failure, print};
 use crate::config::Config;
 use crate::probe::Payloads;
@@ -38,6 +39,17 @@ pub(super) fn run(file: ConfigFile) -> Result<Exit, Failure> {
     for warning in config.expired(today) {
         text += &format!("warning: {warning}\n");
     }
+    text += &match allowlist::load(&config.signed)? {
+        None if config.allowlist.in_force(today).next().is_none() => String::new(),
+        None => format!(
+            "note: {} is not there: agents that know an operator's key open nothing; {SIGN}\n",
+            config.signed.display()
+        ),
+        Some(permits) => {
+            let unsigned = allowlist::unsigned(&config, &permits, today);
+            unsigned.iter().map(|unsigned| format!("warning: {unsigned}; {SIGN}\n")).collect()
+        }
+    };
     print(&text)
 }
 

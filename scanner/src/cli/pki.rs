@@ -1,6 +1,6 @@
 //! `pki`: the CA and its certificates.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
@@ -14,6 +14,16 @@ use crate::pki::{self, Issued, PkiError};
 pub(super) enum Command {
     /// Make a CA: DIR/ca.crt and DIR/ca.key
     Init {
+        #[command(flatten)]
+        directory: Directory,
+        /// Make an operator's key besides: its private half is FILE, its public half DIR/operator.pub
+        #[arg(long, value_name = "FILE")]
+        operator_key: Option<PathBuf>,
+    },
+    /// Make an operator's key beside a CA that is there: FILE and DIR/operator.pub
+    OperatorKey {
+        /// The private half
+        file: PathBuf,
         #[command(flatten)]
         directory: Directory,
     },
@@ -55,7 +65,12 @@ pub(super) struct Life {
 pub(super) fn run(command: Command) -> Result<Exit, Failure> {
     let now = SystemTime::now();
     let issued = match command {
-        Command::Init { directory } => pki::init(&directory.dir, now),
+        Command::Init { directory, operator_key: None } => pki::init(&directory.dir, now),
+        Command::Init { directory, operator_key: Some(file) } => {
+            told(&hinted(pki::init(&directory.dir, now))?)?;
+            return operator(&directory.dir, &file);
+        }
+        Command::OperatorKey { file, directory } => return operator(&directory.dir, &file),
         Command::IssueScanner { id, directory, life } => {
             pki::issue(&directory.dir, &Identity::Scanner(id), life.days, now)
         }
@@ -63,8 +78,20 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
             pki::issue(&directory.dir, &Identity::Agent(node), life.days, now)
         }
     };
-    let Issued { certificate, key } = hinted(issued)?;
-    print(&format!("wrote {} and {}\n", certificate.display(), key.display()))
+    told(&hinted(issued)?)
+}
+
+fn operator(directory: &Path, file: &Path) -> Result<Exit, Failure> {
+    told(&hinted(pki::operator_key(directory, file))?)?;
+    print(&format!(
+        "take {} away from this host: whoever has it and the scanner's key opens ports\n\
+         agents need operator.pub: operator_key in agent.toml\n",
+        file.display()
+    ))
+}
+
+fn told(issued: &Issued) -> Result<Exit, Failure> {
+    print(&format!("wrote {} and {}\n", issued.certificate.display(), issued.key.display()))
 }
 
 fn hinted(issued: Result<Issued, PkiError>) -> Result<Issued, Failure> {

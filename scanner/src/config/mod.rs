@@ -52,6 +52,8 @@ pub struct Config {
     pub nodes: Vec<Node>,
     /// What may be open.
     pub allowlist: Allowlist,
+    /// What of it the operator has signed.
+    pub signed: PathBuf,
     /// Our certificate; there when a node has an agent.
     pub tls: Option<TlsPaths>,
     /// The state file.
@@ -162,7 +164,7 @@ impl Config {
     }
 
     fn check(file: file::File, path: &Path, today: Date) -> Result<Self, ConfigError> {
-        let file::File { vantage, sweep, node, allow, tls, store } = file;
+        let file::File { vantage, sweep, node, allow, allowlist: file::Allowlist { signed }, tls, store } = file;
         if !(SHORTEST_EVERY..=LONGEST_EVERY).contains(&sweep.every) {
             return Err(ConfigError::Every(sweep.every));
         }
@@ -199,6 +201,7 @@ impl Config {
             identify: sweep.identify,
             payloads: sweep.payloads.map(|file| directory.join(file)),
             allowlist,
+            signed: directory.join(signed),
             tls,
             state: directory.join(store.file),
             nodes,
@@ -345,6 +348,7 @@ mod tests {
         assert_eq!((plain.every, plain.rate, plain.rate_per_node), (full.every, full.rate, full.rate_per_node));
         assert_eq!((&plain.ports, &plain.state), (&full.ports, &full.state));
         assert_eq!(plain.state, Path::new("/etc/deadlight/state.json"));
+        assert_eq!((plain.signed.as_path(), &plain.signed), (Path::new("/etc/deadlight/permits.json"), &full.signed));
         assert_eq!(plain.tls.unwrap().ca, Path::new("/etc/deadlight/pki/ca.crt"));
         assert_eq!(plain.nodes[0].control_port(), "7443/tcp".parse().ok());
         assert_eq!(full.nodes[0].control_port(), "22/tcp".parse().ok());

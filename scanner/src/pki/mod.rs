@@ -1,17 +1,22 @@
 //! The deployment's own CA: one key that signs who is a scanner and who is an agent.
 
+mod operator;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use deadlight_shared::operator::OperatorKeyError;
 use deadlight_shared::{Identity, file};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData as _, SanType,
 };
 use x509_parser::pem::Pem;
+
+pub use operator::operator_key;
 
 const CA_LIFE: Duration = days(3_653);
 /// A certificate holds a little earlier than it was made, for clocks that are behind.
@@ -80,6 +85,9 @@ pub enum PkiError {
     /// A certificate or key cannot be made.
     #[error("failed to make the certificate")]
     Make(#[from] rcgen::Error),
+    /// The operator's key cannot be made.
+    #[error("failed to make the operator's key")]
+    Operator(#[from] OperatorKeyError),
     /// The clock is before 1970, or the lifetime ends after the year 9999.
     #[error("failed to put {days} days of validity on the calendar")]
     Lifetime {
