@@ -92,6 +92,32 @@ impl Deployment {
         Ok(fs::write(&file, format!("{line}\n{config}"))?)
     }
 
+    /// Makes an operator's key; the agent knows its public half from its next start on.
+    pub fn know_operator(&self) -> Result<()> {
+        let (key, public) = (self.path("operator.key"), self.path("operator.pub"));
+        let mut command = Command::new(built("deadlight-scanner")?);
+        finish(command.args(["pki", "operator-key"]).arg(key).arg("--dir").arg(self.path("")))?.expect_code(0)?;
+        self.prepend(&format!("operator_key = {public:?}"))
+    }
+
+    /// Makes `ports` the scanner's allowlist.
+    pub fn allow(&self, ports: &str) -> Result<()> {
+        let file = self.path("scanner.toml");
+        let config = fs::read_to_string(&file)?;
+        let line = |line: &str| {
+            if line.starts_with("ports = ") { format!("ports = {ports:?}\n") } else { format!("{line}\n") }
+        };
+        Ok(fs::write(&file, config.lines().map(line).collect::<String>())?)
+    }
+
+    /// Signs the scanner's allowlist with the operator's key; what the command said.
+    pub fn sign_allowlist(&self) -> Result<String> {
+        let (key, config) = (self.path("operator.key"), self.path("scanner.toml"));
+        let mut command = Command::new(built("deadlight-scanner")?);
+        let command = command.args(["allowlist", "sign"]).arg("--key").arg(key).arg("--config").arg(config);
+        Ok(finish(command)?.expect_code(0)?.stdout)
+    }
+
     /// Starts the agent on the node and waits until it accepts connections.
     pub fn start_agent(&self, wire: &Wire) -> Result<Running> {
         self.start_agent_by(programs::agent(&wire.node)?, wire)
