@@ -57,6 +57,7 @@ pub fn recorded(
         None => builder.with_no_client_auth(),
     };
     let stream = namespace.enter(|| TcpStream::connect(agent).with_context(|| format!("connect to {agent}")))?;
+    stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let connection = ClientConnection::new(Arc::new(config), ServerName::IpAddress(agent.ip().into()))?;
     let mut tls = StreamOwned::new(connection, Recorder { stream, sent: Vec::new() });
