@@ -118,6 +118,18 @@ fn pure_rooms_touch_nothing() {
     }
 }
 
+/// The rest of the agent has it from `Permitted`, which asks for the operator's signature.
+#[test]
+fn what_an_order_allows_is_read_in_one_room() {
+    let room = root().join("agent/src/ledger");
+    for path in sources(&root().join("agent/src")).iter().filter(|path| !path.starts_with(&room)) {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(!text.contains("order.allow"), "{} reads it as well", path.display());
+    }
+    let read = |path: &PathBuf| fs::read_to_string(path).unwrap().contains("order.allow");
+    assert!(sources(&room).iter().any(read), "it is read nowhere: mend this test");
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
