@@ -2,6 +2,8 @@
 
 mod policy;
 mod reversed;
+#[cfg(test)]
+mod stolen;
 
 use deadlight_shared::wire::Order;
 use deadlight_shared::{FindingId, Port, PortSet};
