@@ -69,7 +69,7 @@ fn sign(arguments: Sign) -> Result<Exit, Failure> {
     let former = load(&path)?;
     let intent = permits::intent(&config, today);
     let signed = Permits::sign(&intent, former.as_ref(), &secret, now)
-        .hint("an intent names its ports; of a hundred entries on one node, some can be one")?;
+        .hint("name the ports that are meant; entries with the same last day share their place")?;
     let foreign = match &former {
         Some(former) => former.unsigned(&secret.public()?).count(),
         None => 0,
