@@ -1,16 +1,20 @@
 //! The agent's configuration file.
 
+use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use deadlight_shared::config::{self, ConfigError};
+use deadlight_shared::operator::OperatorKeyError;
 use deadlight_shared::tls::TlsPaths;
 use deadlight_shared::wire::Mode;
-use deadlight_shared::{Name, Port, PortSet, Protocol};
+use deadlight_shared::{Name, OperatorKey, Port, PortSet, Protocol};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::identity::{Document, DocumentError};
 use crate::inventory::{Listener, Process, interfaces};
+use crate::ledger::Permitted;
 use crate::plan::{Policy, Protection};
 
 /// The commented default file, as `--print-config` shows it.
@@ -60,8 +64,35 @@ pub struct Config {
     #[serde(with = "deadlight_shared::port_set::as_items")]
     pub allow: PortSet,
     pub max_new_per_hour: usize,
+    pub operator_key: Option<PathBuf>,
     pub docker_socket: PathBuf,
     pub tls: Option<TlsPaths>,
+}
+
+/// Why the operator's key cannot be had; then nothing is permitted.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorFileError {
+    /// The file cannot be read.
+    #[error("failed to read the operator's key from {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The one that was pinned at enrolment cannot be read.
+    #[error("failed to read the operator's key that was pinned at enrolment")]
+    Pinned(#[from] DocumentError),
+    /// The file holds no such key.
+    #[error("failed to use the operator's key in {}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: OperatorKeyError,
+    },
 }
 
 impl Config {
@@ -82,8 +113,23 @@ impl Config {
         }
     }
 
+    /// The key of the operator without whose signature no order opens a port: the file's, or else the one that
+    /// was pinned at enrolment. Read each time, so that one that comes or goes counts at once.
+    pub fn operator(&self) -> Result<Option<OperatorKey>, OperatorFileError> {
+        let pem = match &self.operator_key {
+            Some(path) => {
+                let read = std::fs::read_to_string(path);
+                Some(read.map_err(|source| OperatorFileError::Read { path: path.clone(), source })?)
+            }
+            None => Document::load(&self.state_dir)?.operator_key,
+        };
+        let key = |pem: String| OperatorKey::from_pem(pem.as_bytes());
+        let file = || self.operator_key.clone().unwrap_or_else(|| self.state_dir.clone());
+        pem.map(key).transpose().map_err(|source| OperatorFileError::Key { path: file(), source })
+    }
+
     /// The local policy; `listeners` are looked through for sshd.
-    pub fn policy(&self, listeners: &[Listener], knows_peers: bool) -> Policy {
+    pub fn policy(&self, listeners: &[Listener], knows_peers: bool, permitted: Permitted) -> Policy {
         let held = |is_it: fn(&Process) -> bool| -> PortSet {
             let held = listeners.iter().filter(|listener| listener.process.as_ref().is_some_and(is_it));
             held.map(|listener| listener.port).collect()
@@ -105,6 +151,7 @@ impl Config {
                 protection(local, "the configuration protects it"),
             ],
             max_new_per_hour: self.max_new_per_hour,
+            permitted,
         }
     }
 }
@@ -123,6 +170,7 @@ impl Default for Config {
             posture: Posture::Reported,
             allow: PortSet::default(),
             max_new_per_hour: 20,
+            operator_key: None,
             docker_socket: PathBuf::from("/var/run/docker.sock"),
             tls: None,
         }
@@ -174,7 +222,7 @@ mod tests {
             listener("8080/tcp", 701, "dockerd"),
         ];
         let config = Config { protected: vec!["9100/tcp".parse().unwrap()], ..Config::default() };
-        let policy = config.policy(&listeners, true);
+        let policy = config.policy(&listeners, true, Permitted::default());
         for port in
             ["22/tcp", "2222/tcp", "2223/tcp", "7443/tcp", "2377/tcp", "7946/tcp", "7946/udp", "4789/udp", "9100/tcp"]
         {
@@ -186,13 +234,29 @@ mod tests {
     }
 
     #[test]
+    fn an_operator_s_key_is_configured_pinned_absent_or_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = deadlight_shared::OperatorSecret::generate().unwrap();
+        let (key, other) = (secret.public().unwrap(), directory.path().join("operator.pub"));
+        let mut config = Config { state_dir: directory.path().join("state"), ..Config::default() };
+        assert_eq!(config.operator().unwrap(), None);
+        let document = Document { operator_key: Some(key.to_pem()), ..Document::default() };
+        document.save(&config.state_dir).unwrap();
+        assert_eq!(config.operator().unwrap(), Some(key));
+        config.operator_key = Some(other.clone());
+        assert!(matches!(config.operator(), Err(OperatorFileError::Read { .. })), "what is configured has to be there");
+        std::fs::write(&other, secret.to_pem().unwrap()).unwrap();
+        assert!(matches!(config.operator(), Err(OperatorFileError::Key { .. })), "the private half");
+    }
+
+    #[test]
     fn the_swarms_own_ports_are_closed_once_its_nodes_are_known() {
         let config = Config { swarm_control: SwarmControl::Peers, ..Config::default() };
         assert_eq!(config.closed(true).to_string(), "2377/tcp,7946/tcp,4789/udp,7946/udp");
         assert!(config.closed(false).is_empty());
         let gossip = "7946/udp".parse().unwrap();
-        assert!(config.policy(&[], true).protection(gossip).is_none());
-        assert!(config.policy(&[], false).protection(gossip).is_some());
+        assert!(config.policy(&[], true, Permitted::default()).protection(gossip).is_none());
+        assert!(config.policy(&[], false, Permitted::default()).protection(gossip).is_some());
     }
 
     #[test]

@@ -4,13 +4,16 @@
 mod act;
 mod answer;
 #[cfg(test)]
+mod authority;
+#[cfg(test)]
 mod protected;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
+use deadlight_shared::allowlist::today;
 use deadlight_shared::wire::{ClosedPort, Explanation, Mode, Status};
-use deadlight_shared::{Name, PortSet};
+use deadlight_shared::{Name, PortSet, hint};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard};
@@ -102,7 +105,7 @@ impl Node {
             port,
             cause: explain::cause(question, &facts, &inspection.docker),
             path: explain::path(port, &inspection.docker),
-            allowed_by: ledger.allowed_by(port),
+            allowed_by: ledger.allowed_by(port, &policy.permitted),
             closed: desired.closed.contains(port) && inspection.change.is_empty(),
             refused: policy.protection(port).map(|reason| reason.to_string()),
             rules: self.firewall.lines_for(port, &desired, &inspection.docker),
@@ -123,6 +126,13 @@ impl Node {
         if self.config.swarm_control == SwarmControl::Peers && ledger.peers.is_empty() {
             problems
                 .push("swarm_control = \"peers\", but no node of the swarm is known: its ports stay open".to_owned());
+        }
+        match self.config.operator() {
+            Err(error) => problems.push(format!("{}: allowlists open nothing meanwhile", chain(&error))),
+            Ok(Some(key)) if ledger.permit(&key, &self.name).is_none() => problems.push(
+                "no signed allowlist has come: scanners open nothing; `deadlight-scanner allowlist sign`".to_owned(),
+            ),
+            Ok(_) => {}
         }
         if let Err(error) = docker::networks(&self.config.docker_socket).await {
             problems.push(format!("{error}; causes read unknown meanwhile"));
@@ -178,12 +188,13 @@ impl Node {
             } else {
                 ledger.docker_subnets.clone()
             },
-            allowed: ledger.allowed(),
+            allowed: ledger.allowed(&policy.permitted),
         }
     }
 
     fn policy(&self, listeners: &[Listener], ledger: &Ledger) -> Policy {
-        self.config.policy(listeners, !ledger.peers.is_empty())
+        let permitted = ledger.permitted(&self.config.operator(), &self.name, today(Timestamp::now()));
+        self.config.policy(listeners, !ledger.peers.is_empty(), permitted)
     }
 
     fn listeners(&self) -> Result<Vec<Listener>, NodeError> {
@@ -237,6 +248,11 @@ impl Node {
 /// The range that Docker takes its bridge networks from by default, for when it cannot be asked.
 fn default_subnets() -> Vec<IpNet> {
     "172.16.0.0/12".parse().into_iter().collect()
+}
+
+/// The error with its causes, on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    hint::render(error).trim_start_matches("error: ").to_owned()
 }
 
 /// The host name, where it can be a node name.

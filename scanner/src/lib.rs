@@ -6,6 +6,7 @@ pub mod config;
 pub mod deliver;
 pub mod identify;
 pub mod net;
+pub mod permits;
 pub mod pki;
 pub mod probe;
 pub mod prove;

@@ -1,6 +1,8 @@
 //! The allowlist: which ports may be open where, who says so, and until when.
 
+use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer};
 
 use crate::name::Name;
@@ -112,7 +114,7 @@ impl Allowlist {
         for (position, entry) in self.numbered() {
             check_entry(position, entry, nodes)?;
         }
-        let in_force: Vec<_> = self.numbered().filter(|(_, entry)| entry.in_force(today)).collect();
+        let in_force: Vec<_> = self.in_force(today).collect();
         for (index, &(first, one)) in in_force.iter().enumerate() {
             for &(second, other) in &in_force[index + 1..] {
                 let Some(port) = one.ports.common(&other.ports) else { continue };
@@ -132,10 +134,15 @@ impl Allowlist {
     /// Every port that entries in force allow on `subject`.
     pub fn ports_of(&self, subject: Subject<'_>, today: Date) -> PortSet {
         let mut ports = PortSet::default();
-        for entry in self.entries.iter().filter(|entry| entry.in_force(today) && entry.names(subject)) {
+        for (_, entry) in self.in_force(today).filter(|(_, entry)| entry.names(subject)) {
             ports.extend(&entry.ports);
         }
         ports
+    }
+
+    /// Entries that hold, with their position in the file from 1.
+    pub fn in_force(&self, today: Date) -> impl Iterator<Item = (usize, &AllowEntry)> {
+        self.numbered().filter(move |(_, entry)| entry.in_force(today))
     }
 
     /// Entries that no longer hold, with their position in the file from 1.
@@ -146,6 +153,11 @@ impl Allowlist {
     fn numbered(&self) -> impl Iterator<Item = (usize, &AllowEntry)> {
         (1..).zip(&self.entries)
     }
+}
+
+/// The day in UTC, by which entries expire.
+pub fn today(now: Timestamp) -> Date {
+    now.to_zoned(TimeZone::UTC).date()
 }
 
 fn check_entry(entry: usize, allow: &AllowEntry, nodes: &[Subject<'_>]) -> Result<(), AllowlistError> {

@@ -1,7 +1,7 @@
 //! A file is replaced whole or not at all.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -26,6 +26,19 @@ pub fn create_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist_noclobber(path)?;
     File::open(directory)?.sync_all()
+}
+
+/// Reads a private key; one that others may read as well is a [`io::ErrorKind::PermissionDenied`] error.
+pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let text = format!("it is readable by others (mode {mode:o}): chmod 600 {}", path.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Removes what writers left in `directory` that were killed in the middle; none may be at work there.
@@ -63,6 +76,17 @@ mod tests {
         sweep(directory.path()).unwrap();
         let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["state.json"]);
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("operator.key");
+        create_new(&path, b"secret", 0o600).unwrap();
+        assert_eq!(read_secret(&path).unwrap(), b"secret");
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        let error = read_secret(&path).unwrap_err();
+        assert!(error.to_string().contains("readable by others (mode 640)"), "{error}");
     }
 
     #[test]

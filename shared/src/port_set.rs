@@ -78,6 +78,16 @@ impl PortSet {
         }
     }
 
+    /// The ports that both sets hold.
+    pub fn intersection(&self, other: &Self) -> Self {
+        self.iter().filter(|port| other.contains(*port)).collect()
+    }
+
+    /// The ports that `other` does not hold.
+    pub fn difference(&self, other: &Self) -> Self {
+        self.iter().filter(|port| !other.contains(*port)).collect()
+    }
+
     /// A port that both sets hold, if any.
     pub fn common(&self, other: &Self) -> Option<Port> {
         Protocol::ALL.into_iter().find_map(|protocol| {
@@ -152,7 +162,9 @@ impl PortSet {
 
     fn add_disjoint(&mut self, protocol: Protocol, items: &mut Vec<(&str, Range)>) -> Result<(), PortSetError> {
         for (text, (low, high)) in items.drain(..) {
-            if self.ranges(protocol).iter().any(|&(l, h)| l <= high && low <= h) {
+            let ranges = self.ranges(protocol);
+            let first = ranges.partition_point(|&(_, h)| h < low);
+            if ranges.get(first).is_some_and(|&(l, _)| l <= high) {
                 return Err(PortSetError::Overlap(format!("{text}/{protocol}")));
             }
             self.add(protocol, (low, high));
@@ -160,21 +172,16 @@ impl PortSet {
         Ok(())
     }
 
-    fn add(&mut self, protocol: Protocol, (mut low, mut high): Range) {
+    fn add(&mut self, protocol: Protocol, (low, high): Range) {
         let ranges = match protocol {
             Protocol::Tcp => &mut self.tcp,
             Protocol::Udp => &mut self.udp,
         };
-        ranges.retain(|&(l, h)| {
-            let apart = h.saturating_add(1) < low || high.saturating_add(1) < l;
-            if !apart {
-                low = low.min(l);
-                high = high.max(h);
-            }
-            apart
-        });
-        let position = ranges.partition_point(|&(l, _)| l < low);
-        ranges.insert(position, (low, high));
+        let from = ranges.partition_point(|&(_, h)| h.saturating_add(1) < low);
+        let to = ranges.partition_point(|&(l, _)| l <= high.saturating_add(1));
+        let melt = |(low, high): Range, &(l, h): &Range| (low.min(l), high.max(h));
+        let melted = ranges[from..to].iter().fold((low, high), melt);
+        ranges.splice(from..to, [melted]);
     }
 }
 
@@ -332,6 +339,24 @@ mod tests {
                 prop_assert!(ports.contains(Port::new(protocol, number).unwrap()));
             }
             prop_assert_eq!(ports.iter().count(), ports.len());
+        }
+
+        #[test]
+        fn parts_and_puts_together(
+            one in proptest::collection::vec(1u16..200, 0..60),
+            other in proptest::collection::vec(1u16..200, 0..60),
+        ) {
+            let set = |numbers: &[u16]| -> PortSet {
+                numbers.iter().filter_map(|&number| Port::new(Protocol::Udp, number)).collect()
+            };
+            let (one, other) = (set(&one), set(&other));
+            let (both, only) = (one.intersection(&other), one.difference(&other));
+            prop_assert_eq!(both.common(&only), None);
+            prop_assert_eq!(only.common(&other), None);
+            prop_assert_eq!(both.difference(&other).len(), 0);
+            let mut again = both;
+            again.extend(&only);
+            prop_assert_eq!(again, one);
         }
 
         #[test]

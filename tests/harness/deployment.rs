@@ -133,6 +133,37 @@ impl Deployment {
         Ok(fs::write(&file, format!("{line}\n{config}"))?)
     }
 
+    /// Makes an operator's key; the agent's configuration names its public half.
+    pub fn know_operator(&self) -> Result<()> {
+        self.make_operator(&self.path(""))?;
+        self.prepend(&format!("operator_key = {:?}", self.path("operator.pub")))
+    }
+
+    /// Makes an operator's key beside the CA in `directory`.
+    pub fn make_operator(&self, directory: &Path) -> Result<()> {
+        let mut command = Command::new(built("deadlight-scanner")?);
+        let command = command.args(["pki", "operator-key"]).arg(self.path("operator.key"));
+        finish(command.arg("--dir").arg(directory))?.expect_code(0).map(drop)
+    }
+
+    /// Makes `ports` the scanner's allowlist.
+    pub fn allow(&self, ports: &str) -> Result<()> {
+        let file = self.path("scanner.toml");
+        let config = fs::read_to_string(&file)?;
+        let line = |line: &str| {
+            if line.starts_with("ports = ") { format!("ports = {ports:?}\n") } else { format!("{line}\n") }
+        };
+        Ok(fs::write(&file, config.lines().map(line).collect::<String>())?)
+    }
+
+    /// Signs the scanner's allowlist with the operator's key; what the command said.
+    pub fn sign_allowlist(&self) -> Result<String> {
+        let (key, config) = (self.path("operator.key"), self.path("scanner.toml"));
+        let mut command = Command::new(built("deadlight-scanner")?);
+        let command = command.args(["allowlist", "sign"]).arg("--key").arg(key).arg("--config").arg(config);
+        Ok(finish(command)?.expect_code(0)?.stdout)
+    }
+
     /// Starts the agent on the node and waits until it accepts connections.
     pub fn start_agent(&self, wire: &Wire) -> Result<Running> {
         self.start_agent_by(programs::agent(&wire.node)?, wire)

@@ -1,6 +1,7 @@
 //! Orders as a scanner would send them, for stories that need no sweep.
 
 use anyhow::{Result, ensure};
+use deadlight_shared::{OperatorSecret, Permit, PermitEntry, SignedPermit};
 use serde_json::{Value, json};
 
 use crate::{
@@ -29,6 +30,21 @@ pub fn order(sequence: u64, ports: &[(Family, &str, u16)]) -> Value {
         "schema": "deadlight.order/v1", "scanner": VANTAGE, "epoch": 1, "sequence": sequence, "scan": "story",
         "node": NODE, "expires_at": "2099-01-01T00:00:00Z", "findings": findings, "allow": ["80/tcp"],
     })
+}
+
+/// [`order`], with another allowlist than 80/tcp and a permit of the operator.
+pub fn allowing(sequence: u64, ports: &[(Family, &str, u16)], allow: &str, permit: Option<&SignedPermit>) -> Value {
+    let mut order = order(sequence, ports);
+    order["allow"] = allow.split(',').collect();
+    order["permit"] = json!(permit);
+    order
+}
+
+/// A permit of NODE: `ports`, for ever.
+pub fn permit(operator: &OperatorSecret, number: u64, ports: &str) -> Result<SignedPermit> {
+    let entries = vec![PermitEntry { ports: ports.parse()?, expires: None }];
+    let permit = Permit { schema: Permit::SCHEMA.to_owned(), node: NODE.parse()?, number, entries };
+    Ok(permit.sign(operator)?)
 }
 
 /// Sends a body with the scanner's own identity.

@@ -133,10 +133,12 @@ fn bound(namespace: &Netns, address: SocketAddr, kind: Type, protocol: Protocol)
 }
 
 fn accept_loop(listener: &TcpListener, received: Arc<Tally>, stop: Arc<AtomicBool>) {
-    let mut conversations = Vec::new();
+    let mut conversations: Vec<JoinHandle<()>> = Vec::new();
     while !stop.load(Ordering::SeqCst) {
         if let Ok((mut stream, _)) = listener.accept() {
             let (received, stop) = (Arc::clone(&received), Arc::clone(&stop));
+            // A thread that has ended keeps its stack for as long as somebody could still join it.
+            conversations.retain(|conversation| !conversation.is_finished());
             conversations.push(thread::spawn(move || {
                 if stream.write_all(b"hello\n").is_ok() {
                     push_and_count(&mut stream, &received, &stop);

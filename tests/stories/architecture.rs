@@ -12,12 +12,14 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 20] = [
+const PURE: [&str; 23] = [
     "shared/src/allowlist.rs",
     "shared/src/finding.rs",
     "shared/src/identity.rs",
     "shared/src/name.rs",
     "shared/src/observation.rs",
+    "shared/src/operator.rs",
+    "shared/src/permit.rs",
     "shared/src/port.rs",
     "shared/src/port_set.rs",
     "shared/src/text.rs",
@@ -28,6 +30,7 @@ const PURE: [&str; 20] = [
     "scanner/src/prove",
     "scanner/src/cli/diff/compare.rs",
     "scanner/src/cli/diff/saved.rs",
+    "agent/src/ledger/permits.rs",
     "agent/src/plan",
     "agent/src/explain",
     "agent/src/reconcile",
@@ -113,6 +116,18 @@ fn pure_rooms_touch_nothing() {
             }
         }
     }
+}
+
+/// The rest of the agent has it from `Permitted`, which asks for the operator's signature.
+#[test]
+fn what_an_order_allows_is_read_in_one_room() {
+    let room = root().join("agent/src/ledger");
+    for path in sources(&root().join("agent/src")).iter().filter(|path| !path.starts_with(&room)) {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(!text.contains("order.allow"), "{} reads it as well", path.display());
+    }
+    let read = |path: &PathBuf| fs::read_to_string(path).unwrap().contains("order.allow");
+    assert!(sources(&room).iter().any(read), "it is read nowhere: mend this test");
 }
 
 fn root() -> PathBuf {

@@ -1,6 +1,7 @@
 //! Stories on real packets: one module each.
 
 mod architecture;
+mod authority;
 mod clobber;
 mod clock;
 mod closed_loop;

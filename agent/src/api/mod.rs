@@ -1,5 +1,7 @@
 //! The agent's HTTPS interface, for scanners of this deployment only.
 
+#[cfg(test)]
+mod captured;
 mod connection;
 mod enrol;
 mod routes;

@@ -31,6 +31,9 @@ pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::R
     if let Some(configured) = config.node.as_ref().filter(|configured| **configured != name) {
         bail!("the configuration says node {configured}, the certificate says {name}");
     }
+    if let Err(error) = config.operator() {
+        tracing::error!("{}: allowlists open nothing meanwhile", hint::render(&error));
+    }
     let (listen, mode, docker_socket) = (config.listen, config.mode, config.docker_socket.clone());
     let node = Arc::new(Node::new(name, config, Box::new(Linux)));
     match node.arm().await {

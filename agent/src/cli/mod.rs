@@ -125,6 +125,8 @@ async fn dispatch(command: Command, path: Option<PathBuf>) -> anyhow::Result<Exi
             if config.tls.is_some() {
                 enroll::keyring(&config)?;
             }
+            let theirs = "copy operator.pub, which `deadlight-scanner pki init --operator-key` wrote beside the CA";
+            config.operator().hint(theirs)?;
             print("the configuration is good\n")?;
             Ok(ExitCode::SUCCESS)
         }

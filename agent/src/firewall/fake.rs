@@ -1,15 +1,16 @@
 //! A firewall in memory, for faults that a real one does not show on demand.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use deadlight_shared::Port;
 
 use super::{Change, Desired, DockerRules, Firewall, FirewallError, Inspection, Step};
 
 /// Stands for a kernel with some tables, each of which holds one set of closed ports and is written whole.
-#[derive(Debug, Default)]
+/// Clones are the same kernel.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Fake {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 pub(crate) type Tables = [Vec<Port>; 3];

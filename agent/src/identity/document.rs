@@ -15,7 +15,8 @@ const SCHEMA: &str = "deadlight.identity/v1";
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
-    schema: String,
+    /// The file's form and its version.
+    pub(crate) schema: String,
     /// The agent's certificate and its key; none while it only has files made by hand.
     pub pair: Option<Pair>,
     /// Whom it trusts; none until a scanner has told.

@@ -104,11 +104,6 @@ impl Keyring {
         self.lock().credentials.validity()
     }
 
-    /// The operator's public key (PEM), if one was pinned.
-    pub fn operator_key(&self) -> Option<String> {
-        self.lock().document.operator_key.clone()
-    }
-
     /// The generation of the trust document that we hold; 0 before we were told of any.
     pub fn generation(&self) -> u64 {
         self.lock().document.trust.as_ref().map_or(0, |trust| trust.generation)
@@ -185,4 +180,30 @@ pub(super) fn key_id(key: &KeyPair) -> KeyId {
 
 fn shares(one: &[CertificateDer<'_>], other: &[CertificateDer<'_>]) -> bool {
     one.iter().any(|certificate| other.contains(certificate))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use deadlight_shared::trust::Trust;
+    use rcgen::{BasicConstraints, IsCa, Issuer, SanType};
+
+    /// The keyring of a node that is enrolled as `node`.
+    pub(crate) fn enrolled(state_dir: PathBuf, node: &str) -> Keyring {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let (authority, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let authorities = vec![params.self_signed(&authority).unwrap().pem()];
+        let issuer = Issuer::new(params, authority);
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://deadlight/agent/{node}").try_into().unwrap())];
+        let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+        let document = Document {
+            pair: Some(Pair { certificate, key: key.serialize_pem() }),
+            trust: Some(Trust { generation: 1, authorities, revoked: Vec::new() }),
+            ..Document::default()
+        };
+        document.save(&state_dir).unwrap();
+        Keyring::load(state_dir, None).unwrap()
+    }
 }

@@ -5,5 +5,7 @@ mod keyring;
 mod window;
 
 pub use document::{Document, DocumentError};
+#[cfg(test)]
+pub(crate) use keyring::tests::enrolled;
 pub use keyring::{IdentityError, Keyring};
 pub use window::{Enrolled, Window, WindowError};

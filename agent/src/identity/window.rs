@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deadlight_shared::enrol::{EnrolLine, ProofError};
+use deadlight_shared::operator::{OperatorKey, OperatorKeyError};
 use deadlight_shared::tls::{Credentials, TlsError, Validity, pinned_server_config};
 use deadlight_shared::trust::{SignedTrust, TrustError};
 use deadlight_shared::wire::{CertificateCall, EnrolAnswer, EnrolCall};
@@ -97,6 +98,9 @@ pub enum WindowError {
     /// The trust document is missing or not signed by the CA that the line names.
     #[error("failed to take over the trust document")]
     Trust(#[from] TrustError),
+    /// What should be the operator's key is none.
+    #[error("failed to pin the operator's key")]
+    Operator(#[from] OperatorKeyError),
     /// The identity cannot be kept.
     #[error(transparent)]
     Document(#[from] DocumentError),
@@ -158,10 +162,15 @@ impl Window {
         if !is_ours {
             return Err(WindowError::OtherCertificate(self.line.node.clone()));
         }
-        let mut document = Document::default();
-        document.pair = Some(Pair { certificate, key });
-        document.trust = Some(trust);
-        document.operator_key.clone_from(&call.operator_key);
+        if let Some(operator) = &call.operator_key {
+            OperatorKey::from_pem(operator.as_bytes())?;
+        }
+        let document = Document {
+            pair: Some(Pair { certificate, key }),
+            trust: Some(trust),
+            operator_key: call.operator_key.clone(),
+            ..Document::default()
+        };
         document.save(&self.state_dir)?;
         let (node, key, validity) = (self.line.node.clone(), key_id(&self.key), credentials.validity());
         *progress = Progress::Enrolled(Enrolled { node, key, validity });

@@ -1,18 +1,22 @@
 //! What shall stay closed, by whose word: the agent's memory, written before the kernel is.
 
+mod permits;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use deadlight_shared::wire::{OrderMark, Report};
-use deadlight_shared::{Name, Port, PortSet};
+use deadlight_shared::wire::{Order, OrderMark, Report};
+use deadlight_shared::{Name, Port, PortSet, SignedPermit};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::Networks;
 
+#[cfg(test)]
+pub(crate) use permits::tests::signed;
+pub use permits::{PermitRefusal, Permitted};
 pub use store::{LedgerError, Store};
 
 /// So that the ledger is not written anew each time Docker is asked.
@@ -43,6 +47,8 @@ pub struct Ledger {
     pub allowed_locally: PortSet,
     /// The newest order of each scanner, with the report it was answered.
     pub orders: BTreeMap<Name, Answered>,
+    /// By operator's key, the permit with the highest number that came.
+    permits: BTreeMap<String, SignedPermit>,
 }
 
 /// One closed port.
@@ -75,11 +81,19 @@ pub enum Origin {
 pub struct Answered {
     /// Its place among the scanner's orders.
     pub mark: OrderMark,
-    /// Ports that it allows.
+    /// Ports that it allows; [`Permitted`] says what that is worth.
     #[serde(with = "deadlight_shared::port_set::as_items")]
-    pub allow: PortSet,
+    allow: PortSet,
     /// The answer; missing while the order is being carried out.
     pub report: Option<Report>,
+}
+
+impl Answered {
+    /// `order`, about to be carried out.
+    pub fn begun(order: &Order) -> Self {
+        let mark = OrderMark { epoch: order.epoch, sequence: order.sequence };
+        Self { mark, allow: order.allow.clone(), report: None }
+    }
 }
 
 impl Ledger {
@@ -101,29 +115,29 @@ impl Ledger {
     }
 
     /// By whose word `port` may be open.
-    pub fn allowed_by(&self, port: Port) -> Vec<String> {
+    pub fn allowed_by(&self, port: Port, permitted: &Permitted) -> Vec<String> {
         let here = self.allowed_locally.contains(port).then(|| "allowed on this node".to_owned());
-        let scanners = self.orders.iter().filter(|(_, order)| order.allow.contains(port));
+        let scanners = self.orders.iter().filter(|(_, order)| permitted.by_answered(order).contains(port));
         here.into_iter().chain(scanners.map(|(name, _)| format!("allowed by scanner {name}"))).collect()
     }
 
     /// All ports that are allowed, on this node or by a scanner.
-    pub fn named(&self) -> PortSet {
+    pub fn named(&self, permitted: &Permitted) -> PortSet {
         let mut named = self.allowed_locally.clone();
-        self.orders.values().for_each(|order| named.extend(&order.allow));
+        self.orders.values().for_each(|order| named.extend(&permitted.by_answered(order)));
         named
     }
 
     /// All allowed ports, less those that are closed.
-    pub fn allowed(&self) -> PortSet {
-        self.named().iter().filter(|port| !self.is_closed(*port)).collect()
+    pub fn allowed(&self, permitted: &Permitted) -> PortSet {
+        self.named(permitted).iter().filter(|port| !self.is_closed(*port)).collect()
     }
 
-    /// Forgets everything but which orders were answered, so that none can be replayed.
+    /// Forgets everything but which orders were answered and which permits came, so that none can be replayed.
     pub fn forget(&mut self) {
         let mut orders = std::mem::take(&mut self.orders);
         orders.values_mut().for_each(|order| order.allow = PortSet::default());
-        *self = Self { orders, ..Self::default() };
+        *self = Self { orders, permits: std::mem::take(&mut self.permits), ..Self::default() };
     }
 
     /// Takes in what Docker tells: the node's subnets and the swarm's nodes. A node that is no longer
@@ -161,6 +175,7 @@ impl Default for Ledger {
             spent: Vec::new(),
             allowed_locally: PortSet::default(),
             orders: BTreeMap::new(),
+            permits: BTreeMap::new(),
         }
     }
 }

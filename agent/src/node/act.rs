@@ -101,9 +101,9 @@ impl Node {
             return Ok(());
         }
         ledger.allowed_locally = self.config.allow.clone();
-        let allow = ledger.named();
-        ledger.closures.retain(|closure| closure.origin != Origin::Posture || !allow.contains(closure.port));
         let policy = self.policy(listeners, ledger);
+        let allow = ledger.named(&policy.permitted);
+        ledger.closures.retain(|closure| closure.origin != Origin::Posture || !allow.contains(closure.port));
         let inspection = block_in_place(|| self.firewall.inspect(&self.desired(ledger, &policy)))?;
         let published = published(&inspection, listeners, None);
         plan::close_published(&published, &allow, &Origin::Posture, &policy, ledger, Timestamp::now());

@@ -3,17 +3,17 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use deadlight_shared::hint;
+use deadlight_shared::PortSet;
 use deadlight_shared::wire::{Mode, Order, OrderMark, Outcome, OutcomeStatus, Report, ReportedFinding};
 use jiff::Timestamp;
 use tokio::task::block_in_place;
 
 use super::act::Sessions;
-use super::{Node, NodeError};
+use super::{Node, NodeError, chain};
 use crate::explain::{self, Question};
 use crate::firewall::Desired;
 use crate::inventory::interfaces;
-use crate::ledger::{Answered, Ledger};
+use crate::ledger::{Answered, Ledger, PermitRefusal};
 use crate::plan::{self, Verdict};
 
 impl Node {
@@ -34,15 +34,19 @@ impl Node {
         if let Some(stored) = replayed(order, &ledger)? {
             return Ok(stored);
         }
+        let refused = match self.config.operator() {
+            Ok(Some(operator)) => ledger.take_permit(order, &operator).err(),
+            Ok(None) | Err(_) => None,
+        };
         let listeners = self.listeners()?;
         let policy = self.policy(&listeners, &ledger);
         let decisions = plan::decide(order, &ledger, &policy, now);
         if self.config.mode == Mode::Enforce {
-            plan::record(order, &decisions, &mut ledger, now);
+            plan::record(order, &decisions, &mut ledger, &policy, now);
         }
-        let mark = OrderMark { epoch: order.epoch, sequence: order.sequence };
-        let allow = order.allow.clone();
-        ledger.orders.insert(order.scanner.clone(), Answered { mark, allow, report: None });
+        let begun = Answered::begun(order);
+        let mark = begun.mark;
+        ledger.orders.insert(order.scanner.clone(), begun);
         let unsaved = self.save(&ledger, &mut state);
         let (inspection, enforced) = match self.config.mode {
             Mode::Observe => (None, None),
@@ -95,7 +99,8 @@ impl Node {
             })
             .collect();
         let unsaved = unsaved.iter().map(|error| format!("state not persisted: {}", chain(error)));
-        let warnings = unsaved.chain(state.drift.drain(..)).collect();
+        let unsigned = unsigned(&policy.permitted.denied(order), refused.as_ref());
+        let warnings = unsaved.chain(unsigned).chain(state.drift.drain(..)).collect();
         let report = Report {
             schema: Report::SCHEMA.to_owned(),
             node: self.name.clone(),
@@ -155,7 +160,12 @@ fn failure(error: &NodeError) -> (OutcomeStatus, String) {
     }
 }
 
-/// The error with its causes, on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    hint::render(error).trim_start_matches("error: ").to_owned()
+/// What the scanner's people must know of the operator's signature, also on this node.
+fn unsigned(denied: &PortSet, refused: Option<&PermitRefusal>) -> Vec<String> {
+    let denied = (!denied.is_empty()).then(|| {
+        format!("not signed by the operator, so no allowlist opens it: {denied}; `deadlight-scanner allowlist sign`")
+    });
+    let warnings: Vec<String> = refused.map(PermitRefusal::to_string).into_iter().chain(denied).collect();
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    warnings
 }

@@ -15,7 +15,7 @@ use crate::firewall::iptables::{self, Family, Save};
 use crate::firewall::kernel::{Table, WAYS, accepts, restored};
 use crate::firewall::nftables::Guard;
 use crate::inventory::{Listener, Process};
-use crate::ledger::{Closure, Ledger, Origin};
+use crate::ledger::{Closure, Ledger, Origin, Permitted};
 
 /// Policies, each with ports that shall be closed; an optimized build draws a million in half a minute.
 const DRAWS: u64 = if cfg!(debug_assertions) { 50_000 } else { 1_000_000 };
@@ -63,7 +63,7 @@ fn of_random_policies_and_sets() {
 /// Closes `ports` in the ledger, renders, and asks the rules about each of them and each that is protected.
 fn check(config: Config, listeners: &[Listener], ports: &[Port]) {
     let has_peers = config.swarm_control == SwarmControl::Peers;
-    let policy = config.policy(listeners, has_peers);
+    let policy = config.policy(listeners, has_peers, Permitted::All);
     let node = Node::new("n1".parse().unwrap(), config, Box::new(Fake::default()));
     let mut ledger = Ledger::default();
     ledger.armed = true;

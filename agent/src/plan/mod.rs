@@ -2,6 +2,8 @@
 
 mod policy;
 mod reversed;
+#[cfg(test)]
+mod stolen;
 
 use deadlight_shared::wire::Order;
 use deadlight_shared::{FindingId, Port, PortSet};
@@ -36,6 +38,7 @@ pub enum Verdict {
 
 /// Decides about each finding, in the order's order. Ports that are closed already cost no budget.
 pub fn decide(order: &Order, ledger: &Ledger, policy: &Policy, now: Timestamp) -> Vec<Decision> {
+    let allow = policy.permitted.by(order);
     let mut budget = Budget::new(ledger, policy, now);
     let mut taken = std::collections::BTreeSet::new();
     order
@@ -45,7 +48,7 @@ pub fn decide(order: &Order, ledger: &Ledger, policy: &Policy, now: Timestamp) -
             let port = finding.port();
             let verdict = match policy.protection(port) {
                 Some(reason) => Verdict::Refuse(reason.to_string()),
-                None if order.allow.contains(port) => {
+                None if allow.contains(port) => {
                     Verdict::Refuse(format!("{port} is both a finding and allowed in the same order"))
                 }
                 None if ledger.allowed_locally.contains(port) => {
@@ -63,9 +66,9 @@ pub fn decide(order: &Order, ledger: &Ledger, policy: &Policy, now: Timestamp) -
 }
 
 /// Takes an order into the ledger: closes what was decided, and opens again what the order's
-/// allowlist covers and an earlier order of the same scanner, or the posture, had closed. What was
-/// closed by `harden`, or by another scanner, stays closed.
-pub fn record(order: &Order, decisions: &[Decision], ledger: &mut Ledger, now: Timestamp) {
+/// allowlist covers, as far as the policy permits, and an earlier order of the same scanner, or the
+/// posture, had closed. What was closed by `harden`, or by another scanner, stays closed.
+pub fn record(order: &Order, decisions: &[Decision], ledger: &mut Ledger, policy: &Policy, now: Timestamp) {
     let origin = Origin::Order(order.scanner.clone());
     ledger.spent.retain(|spent| now.duration_since(*spent) < BUDGET_PERIOD);
     for port in decisions.iter().filter(|decision| decision.verdict == Verdict::Close).map(|d| d.port) {
@@ -76,7 +79,8 @@ pub fn record(order: &Order, decisions: &[Decision], ledger: &mut Ledger, now: T
     }
     ledger.armed = true;
     let yields = |closure: &Closure| [&origin, &Origin::Posture].contains(&&closure.origin);
-    ledger.closures.retain(|closure| !yields(closure) || !order.allow.contains(closure.port));
+    let allow = policy.permitted.by(order);
+    ledger.closures.retain(|closure| !yields(closure) || !allow.contains(closure.port));
 }
 
 /// Closes every port of `published` that is neither in `allow` nor protected; gives back why those of
@@ -129,6 +133,7 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Permitted;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -153,7 +158,8 @@ mod tests {
 
     fn policy(protected: &str, max_new_per_hour: usize) -> Policy {
         let ports: PortSet = protected.parse().unwrap();
-        Policy { protected: vec![Protection { ports, reason: "the local list".into() }], max_new_per_hour }
+        let protected = vec![Protection { ports, reason: "the local list".into() }];
+        Policy { protected, max_new_per_hour, permitted: Permitted::All }
     }
 
     #[test]
@@ -172,7 +178,7 @@ mod tests {
         let first = order(&["1/tcp", "2/tcp", "3/tcp"], "");
         let decisions = decide(&first, &ledger, &policy, NOW);
         assert!(matches!(decisions[2].verdict, Verdict::Hold(_)));
-        record(&first, &decisions, &mut ledger, NOW);
+        record(&first, &decisions, &mut ledger, &policy, NOW);
         let again = decide(&first, &ledger, &policy, NOW);
         assert_eq!(again[0].verdict, Verdict::Close, "closed already");
         assert!(matches!(again[2].verdict, Verdict::Hold(_)));
@@ -187,7 +193,7 @@ mod tests {
         for (ports, allow) in [(["1/tcp"].as_slice(), ""), (&[], "1/tcp"), (&["1/tcp"], ""), (&[], "1/tcp")] {
             let order = order(ports, allow);
             let decisions = decide(&order, &ledger, &policy, NOW);
-            record(&order, &decisions, &mut ledger, NOW);
+            record(&order, &decisions, &mut ledger, &policy, NOW);
         }
         assert!(matches!(decide(&order(&["1/tcp"], ""), &ledger, &policy, NOW)[0].verdict, Verdict::Hold(_)));
     }
@@ -217,8 +223,9 @@ mod tests {
     fn an_order_without_a_port_opens_nothing_and_its_allowlist_opens_only_what_orders_closed() {
         let mut ledger = Ledger::default();
         let take = |order: Order, ledger: &mut Ledger| {
-            let decisions = decide(&order, ledger, &policy("22/tcp", 20), NOW);
-            record(&order, &decisions, ledger, NOW);
+            let policy = policy("22/tcp", 20);
+            let decisions = decide(&order, ledger, &policy, NOW);
+            record(&order, &decisions, ledger, &policy, NOW);
         };
         take(order(&["8080/tcp"], ""), &mut ledger);
         ledger.close(Closure { port: "9000/tcp".parse().unwrap(), origin: Origin::Local, since: NOW });
@@ -232,6 +239,22 @@ mod tests {
         ledger.close(Closure { port: "9001/tcp".parse().unwrap(), origin: Origin::Posture, since: NOW });
         take(order(&[], "9000/tcp 9001/tcp"), &mut ledger);
         assert_eq!(ledger.closed().to_string(), "9000/tcp", "the posture yields to an allowlist");
+    }
+
+    #[test]
+    fn an_allowlist_opens_and_spares_only_what_is_permitted() {
+        let ports: PortSet = "8080/tcp".parse().unwrap();
+        let policy = Policy { permitted: Permitted::Only(ports), ..policy("22/tcp", 20) };
+        let mut ledger = Ledger::default();
+        for port in ["8080/tcp", "9000/tcp"] {
+            let origin = Origin::Order("s1".parse().unwrap());
+            ledger.close(Closure { port: port.parse().unwrap(), origin, since: NOW });
+        }
+        let order = order(&["9001/tcp"], "8080/tcp 9000/tcp 9001/tcp");
+        let decisions = decide(&order, &ledger, &policy, NOW);
+        assert_eq!(decisions[0].verdict, Verdict::Close, "a word that opens nothing keeps nothing open");
+        record(&order, &decisions, &mut ledger, &policy, NOW);
+        assert_eq!(ledger.closed().to_string(), "9000-9001/tcp");
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fmt;
 
 use deadlight_shared::{Port, PortSet};
 
+use crate::ledger::Permitted;
+
 /// Limits that stand whatever the scanner says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -11,6 +13,8 @@ pub struct Policy {
     pub protected: Vec<Protection>,
     /// New ports that orders may close within an hour.
     pub max_new_per_hour: usize,
+    /// What orders may open.
+    pub permitted: Permitted,
 }
 
 /// Ports that are protected for one reason.

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+pub(super) use deadlight_shared::allowlist::today;
 use deadlight_shared::hint::HintExt as _;
 use deadlight_shared::tls::{Credentials, TlsError};
 use deadlight_shared::{Identity, config};
 use jiff::Timestamp;
 use jiff::civil::Date;
 
+use super::allowlist::{self, SIGN};
 use super::{Exit, Failure, print};
 use crate::config::{Config, TrustSource};
 use crate::probe::Payloads;
@@ -37,6 +39,17 @@ pub(super) fn run(file: ConfigFile) -> Result<Exit, Failure> {
     for warning in config.expired(today) {
         text += &format!("warning: {warning}\n");
     }
+    text += &match allowlist::load(&config.signed)? {
+        None if config.allowlist.in_force(today).next().is_none() => String::new(),
+        None => format!(
+            "note: {} is not there: agents that know an operator's key open nothing; {SIGN}\n",
+            config.signed.display()
+        ),
+        Some(permits) => {
+            let unsigned = allowlist::unsigned(&config, &permits, today);
+            unsigned.iter().map(|unsigned| format!("warning: {unsigned}; {SIGN}\n")).collect()
+        }
+    };
     print(&text)
 }
 
@@ -73,9 +86,4 @@ pub(super) fn credentials(config: &Config) -> Result<Option<Credentials>, Failur
         Err(_) => format!("deadlight-scanner pki issue-scanner {} --dir DIR", config.vantage),
     };
     Ok(loaded.map(Some).hint(hint)?)
-}
-
-/// The day in UTC, by which allowlist entries expire.
-pub(super) fn today(now: Timestamp) -> Date {
-    now.to_zoned(jiff::tz::TimeZone::UTC).date()
 }

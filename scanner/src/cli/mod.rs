@@ -1,5 +1,6 @@
 //! The command line: arguments in, exit status out.
 
+mod allowlist;
 mod check;
 mod diff;
 mod enroll;
@@ -50,6 +51,9 @@ enum Command {
     /// Make the deployment's own CA and its certificates
     #[command(subcommand)]
     Pki(pki::Command),
+    /// Sign the allowlist with the operator's key
+    #[command(subcommand)]
+    Allowlist(allowlist::Command),
     /// Read a configuration and say what is wrong with it
     CheckConfig(check::ConfigFile),
 }
@@ -63,6 +67,7 @@ pub fn main() -> ExitCode {
         Some(Command::Diff(arguments)) => diff::run(&arguments),
         Some(Command::Enroll(arguments)) => with_runtime("warn", enroll::run(arguments)),
         Some(Command::Pki(command)) => pki::run(command),
+        Some(Command::Allowlist(command)) => allowlist::run(command),
         Some(Command::CheckConfig(file)) => check::run(file),
     };
     let exit = result.unwrap_or_else(|error| {

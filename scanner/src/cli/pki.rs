@@ -1,6 +1,6 @@
 //! `pki`: the CA and its certificates.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
@@ -15,6 +15,16 @@ use crate::pki::{Certificate, Issued, Pki, PkiError, Rotation, RotationError};
 pub(super) enum Command {
     /// Make a CA: DIR/ca.crt and DIR/ca.key
     Init {
+        #[command(flatten)]
+        directory: Directory,
+        /// Make an operator's key besides: its private half is FILE, its public half DIR/operator.pub
+        #[arg(long, value_name = "FILE")]
+        operator_key: Option<PathBuf>,
+    },
+    /// Make an operator's key beside a CA that is there: FILE and DIR/operator.pub
+    OperatorKey {
+        /// The private half
+        file: PathBuf,
         #[command(flatten)]
         directory: Directory,
     },
@@ -87,7 +97,13 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
             return revoke(&Pki::at(&directory.dir), &identity, now);
         }
         Command::RotateCa { back, directory } => return rotate(&Pki::at(&directory.dir), back, now),
-        Command::Init { directory } => Pki::at(&directory.dir).init(now),
+        Command::Init { directory, operator_key: None } => Pki::at(&directory.dir).init(now),
+        Command::Init { directory, operator_key: Some(file) } => {
+            let pki = Pki::at(&directory.dir);
+            told(&hinted(pki.init(now))?)?;
+            return operator(&pki, &file);
+        }
+        Command::OperatorKey { file, directory } => return operator(&Pki::at(&directory.dir), &file),
         Command::IssueScanner { id, directory, life } => {
             Pki::at(&directory.dir).issue(&Identity::Scanner(id), life.days, now)
         }
@@ -95,8 +111,20 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
             Pki::at(&directory.dir).issue(&Identity::Agent(node), life.days, now)
         }
     };
-    let Issued { certificate, key } = hinted(issued)?;
-    print(&format!("wrote {} and {}\n", certificate.display(), key.display()))
+    told(&hinted(issued)?)
+}
+
+fn operator(pki: &Pki, file: &Path) -> Result<Exit, Failure> {
+    told(&hinted(pki.make_operator_key(file))?)?;
+    print(&format!(
+        "take {} away from this host: whoever has it and the scanner's key opens ports\n\
+         agents that enrol from now on pin operator.pub; others need it as operator_key in agent.toml\n",
+        file.display()
+    ))
+}
+
+fn told(issued: &Issued) -> Result<Exit, Failure> {
+    print(&format!("wrote {} and {}\n", issued.certificate.display(), issued.key.display()))
 }
 
 fn list(pki: &Pki) -> Result<Exit, Failure> {

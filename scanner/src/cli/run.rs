@@ -8,10 +8,12 @@ use deadlight_shared::hint::{self, Hinted};
 use deadlight_shared::wire::{Order, Report};
 use deadlight_shared::{Finding, Identity, Name, Port, PortSet};
 use jiff::Timestamp;
+use jiff::civil::Date;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::allowlist;
 use super::check::{self, today};
 use super::scan::watched_sweep;
 use super::story::Story;
@@ -20,6 +22,7 @@ use crate::assess::{Assessment, Expectation, assess};
 use crate::config::{Config, Node, TrustSource};
 use crate::deliver::{Agent, DeliverError};
 use crate::net;
+use crate::permits::Permits;
 use crate::pki::Registry;
 use crate::probe::{Outcome, Payloads};
 use crate::round::{self, Ending};
@@ -204,20 +207,35 @@ impl Scanner {
         grown
     }
 
+    /// The signed allowlist, read each time: what was signed meanwhile goes with the next order. Without it,
+    /// what agents were sent before holds there.
+    fn permits(&self, today: Date) -> Permits {
+        let permits = allowlist::load(&self.config.signed).unwrap_or_else(|error| {
+            tracing::warn!("{}", hint::render(error.as_ref()));
+            None
+        });
+        for difference in permits.iter().flat_map(|permits| allowlist::unsigned(&self.config, permits, today)) {
+            tracing::warn!("{difference}");
+        }
+        permits.unwrap_or_default()
+    }
+
     /// Sends every agent its order; the reports of those that have taken it.
     async fn order(
         &mut self,
         sweep: &Sweep,
         assessment: &mut Assessment,
-        today: jiff::civil::Date,
+        today: Date,
     ) -> Result<BTreeMap<Name, Report>, Failure> {
+        let permits = self.permits(today);
         let mut sending = JoinSet::new();
         for node in &self.config.nodes {
             let Some(agent) = self.agents.get(&node.name).cloned() else { continue };
             let (mark, allow) = (self.store.next_mark()?, self.config.allowlist.ports_of(node.subject(), today));
             let findings = &assessment.findings;
             let (scanner, now) = (&self.config.vantage, Timestamp::now());
-            let order = round::order_for(scanner, node, mark, sweep, findings, allow, now);
+            let permit = permits.of(&node.name).cloned();
+            let order = Order { permit, ..round::order_for(scanner, node, mark, sweep, findings, allow, now) };
             sending.spawn(deliver(agent, order));
         }
         let mut answers = BTreeMap::new();

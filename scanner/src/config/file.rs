@@ -22,6 +22,8 @@ pub(super) struct File {
     pub(super) node: Vec<Node>,
     #[serde(default)]
     pub(super) allow: Vec<AllowEntry>,
+    #[serde(default)]
+    pub(super) allowlist: Allowlist,
     pub(super) tls: Option<TlsPaths>,
     pub(super) pki: Option<Pki>,
     #[serde(default)]
@@ -75,6 +77,12 @@ pub(super) struct Pki {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct Allowlist {
+    pub(super) signed: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Store {
     pub(super) file: PathBuf,
 }
@@ -84,6 +92,12 @@ impl Default for Sweep {
         let [tcp, udp] = ["1-65535/tcp", "53,123,161,4789,7946/udp"].map(|ports| ports.parse().unwrap_or_default());
         let every = SignedDuration::from_mins(15);
         Self { every, tcp, udp, rate: RATE, rate_per_node: RATE_PER_NODE, identify: true, payloads: None }
+    }
+}
+
+impl Default for Allowlist {
+    fn default() -> Self {
+        Self { signed: "permits.json".into() }
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Config {
     pub nodes: Vec<Node>,
     /// What may be open.
     pub allowlist: Allowlist,
+    /// What of it the operator has signed.
+    pub signed: PathBuf,
     /// Where our certificate is; there when a node has an agent.
     pub trust: Option<TrustSource>,
     /// The state file.
@@ -175,7 +177,7 @@ impl Config {
     }
 
     fn check(file: file::File, path: &Path, today: Date) -> Result<Self, ConfigError> {
-        let file::File { vantage, sweep, node, allow, tls, pki, store } = file;
+        let file::File { vantage, sweep, node, allow, allowlist: file::Allowlist { signed }, tls, pki, store } = file;
         if !(SHORTEST_EVERY..=LONGEST_EVERY).contains(&sweep.every) {
             return Err(ConfigError::Every(sweep.every));
         }
@@ -217,6 +219,7 @@ impl Config {
             identify: sweep.identify,
             payloads: sweep.payloads.map(|file| directory.join(file)),
             allowlist,
+            signed: directory.join(signed),
             trust,
             state: directory.join(store.file),
             nodes,
@@ -363,6 +366,7 @@ mod tests {
         assert_eq!((plain.every, plain.rate, plain.rate_per_node), (full.every, full.rate, full.rate_per_node));
         assert_eq!((&plain.ports, &plain.state), (&full.ports, &full.state));
         assert_eq!(plain.state, Path::new("/etc/deadlight/state.json"));
+        assert_eq!((plain.signed.as_path(), &plain.signed), (Path::new("/etc/deadlight/permits.json"), &full.signed));
         assert!(matches!(plain.trust, Some(TrustSource::Pki(_))));
         assert_eq!(plain.nodes[0].control_port(), "7443/tcp".parse().ok());
         assert_eq!(full.nodes[0].control_port(), "22/tcp".parse().ok());

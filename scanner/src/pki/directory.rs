@@ -19,14 +19,13 @@ use super::{Issued, PkiError};
 /// Stem of the first CA's files.
 const FIRST: &str = "ca";
 const REGISTRY: &str = "registry.json";
-const OPERATOR_KEY: &str = "operator.pub";
 /// All CAs that are trusted, for scanners whose certificates are made by hand.
 const AUTHORITIES: &str = "authorities.crt";
 
 /// The CA's directory.
 #[derive(Debug, Clone)]
 pub struct Pki {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
 }
 
 impl Pki {
@@ -121,16 +120,6 @@ impl Pki {
             }
             Ok(registry.rotation.clone())
         })
-    }
-
-    /// The public key by which the operator signs allowlists, if there is one.
-    pub fn operator_key(&self) -> Result<Option<String>, PkiError> {
-        let path = self.directory.join(OPERATOR_KEY);
-        match fs::read_to_string(&path) {
-            Ok(key) => Ok(Some(key)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(PkiError::Read { path, source }),
-        }
     }
 
     /// The registry as it is on disk; `None` before the first change.

@@ -4,6 +4,7 @@
 
 mod authority;
 mod directory;
+mod operator;
 mod registry;
 mod rotation;
 
@@ -12,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use deadlight_shared::file;
+use deadlight_shared::operator::OperatorKeyError;
 use deadlight_shared::trust::TrustError;
 
 pub use directory::Pki;
@@ -93,6 +95,9 @@ pub enum PkiError {
     /// A certificate request that is none, or whose signature does not fit its key.
     #[error("failed to read the certificate request")]
     Request(#[source] rcgen::Error),
+    /// The operator's key cannot be made.
+    #[error("failed to make the operator's key")]
+    Operator(#[from] OperatorKeyError),
     /// The lifetime ends after the year 9999.
     #[error("failed to put {days} days of validity on the calendar")]
     Lifetime {

@@ -52,6 +52,7 @@ pub fn order_for(
         expires_at: now + FRESH,
         findings: findings.iter().filter(ours).map(reported).collect(),
         allow,
+        permit: None,
     }
 }
 

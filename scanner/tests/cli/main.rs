@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
+mod allowlist;
 mod bad_input;
 mod diff;
 mod fake_agent;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::FindingId;
 use crate::name::Name;
+use crate::permit::{PermitError, SignedPermit};
 use crate::port::{Port, Protocol};
 use crate::port_set::PortSet;
 
@@ -41,6 +42,9 @@ pub struct Order {
     /// All ports that the allowlist opens on the node, such as `80/tcp` or `8000-8100/tcp`.
     #[serde(with = "crate::port_set::as_items")]
     pub allow: PortSet,
+    /// The node's part of the signed allowlist, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permit: Option<SignedPermit>,
 }
 
 /// One finding of an order.
@@ -74,6 +78,9 @@ pub enum OrderError {
     /// The same finding twice.
     #[error("finding {0} stands twice in the order")]
     Twice(FindingId),
+    /// A permit that is too long.
+    #[error(transparent)]
+    Permit(#[from] PermitError),
 }
 
 impl Order {
@@ -96,7 +103,7 @@ impl Order {
                 return Err(OrderError::Twice(finding.id.clone()));
             }
         }
-        Ok(())
+        Ok(self.permit.as_ref().map_or(Ok(()), SignedPermit::check)?)
     }
 }
 
@@ -115,14 +122,21 @@ fn check_word(field: &'static str, word: &str) -> Result<(), OrderError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::OperatorKey;
 
     const GOLDEN: &str = include_str!("golden/order.json");
+    /// Of the first test of RFC 8032, whose private half all the world knows; `openssl` signed the permit.
+    const OPERATOR: &str = "-----BEGIN PUBLIC KEY-----\n\
+        MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
 
     #[test]
     fn the_golden_order_reads_and_writes_back() {
         let order: Order = serde_json::from_str(GOLDEN).unwrap();
         assert_eq!(order.check(), Ok(()));
         assert_eq!(order.findings[0].port().to_string(), "8080/tcp");
+        let operator = OperatorKey::from_pem(OPERATOR.as_bytes()).unwrap();
+        let permit = order.permit.as_ref().unwrap().open_for(&order.node, &operator).unwrap();
+        assert_eq!(permit.ports_at(jiff::civil::date(2026, 12, 25)), order.allow);
         assert_eq!(format!("{}\n", serde_json::to_string_pretty(&order).unwrap()), GOLDEN);
     }
 
@@ -152,6 +166,9 @@ mod tests {
         order.findings.truncate(1);
         order.findings[0].evidence = "syn-ack\nevil".into();
         assert_eq!(order.check(), Err(OrderError::Word("evidence")));
+        order.findings[0].evidence = "syn-ack".into();
+        order.permit.as_mut().unwrap().text = "x".repeat(40_000);
+        assert_eq!(order.check(), Err(OrderError::Permit(PermitError::TooLong)));
         order.schema = "deadlight.order/v2".into();
         assert_eq!(order.check(), Err(OrderError::Schema));
     }
