@@ -1,6 +1,6 @@
 //! The configuration as it is written.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -24,6 +24,8 @@ pub(super) struct File {
     pub(super) allow: Vec<AllowEntry>,
     pub(super) tls: Option<TlsPaths>,
     pub(super) pki: Option<Pki>,
+    #[serde(default)]
+    pub(super) pull: Pull,
     #[serde(default)]
     pub(super) store: Store,
 }
@@ -75,6 +77,12 @@ pub(super) struct Pki {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct Pull {
+    pub(super) listen: SocketAddr,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Store {
     pub(super) file: PathBuf,
 }
@@ -84,6 +92,12 @@ impl Default for Sweep {
         let [tcp, udp] = ["1-65535/tcp", "53,123,161,4789,7946/udp"].map(|ports| ports.parse().unwrap_or_default());
         let every = SignedDuration::from_mins(15);
         Self { every, tcp, udp, rate: RATE, rate_per_node: RATE_PER_NODE, identify: true, payloads: None }
+    }
+}
+
+impl Default for Pull {
+    fn default() -> Self {
+        Self { listen: (Ipv6Addr::UNSPECIFIED, 7444).into() }
     }
 }
 

@@ -150,6 +150,8 @@ impl Registry {
         self.invitation(node, now)?;
         let mine = self.invitations.iter_mut().filter(|invitation| invitation.node == *node);
         mine.for_each(|invitation| invitation.used = Some(now));
+        // What the node was told before, its new key need not know.
+        self.held.remove(node);
         Ok(())
     }
 

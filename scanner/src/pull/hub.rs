@@ -1,0 +1,248 @@
+//! The calls that stand.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use deadlight_shared::enrol::EXPORTER_LENGTH;
+use deadlight_shared::tls::{Caller, Callers};
+use deadlight_shared::{KeyId, Name};
+use hyper::Method;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::calls::{Calls, patience};
+use crate::line::{Answer, Ask, Line, LineError};
+
+/// An agent gives up a call that has been silent for four times as long.
+const WARM: Duration = Duration::from_secs(30);
+const ALIVE_LIMIT: Duration = Duration::from_secs(10);
+/// A call that breaks is dialled anew at once, and what was asked is asked again: orders, and all else, may be.
+const TRIES: usize = 3;
+
+/// All calls. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Hub(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    calls: Mutex<Calls<Arc<Call>>>,
+    arrivals: watch::Sender<()>,
+    door: watch::Sender<Door>,
+    strangers: mpsc::Sender<Stranger>,
+    since: Instant,
+}
+
+/// Who is let in.
+#[derive(Debug, Clone)]
+pub(super) struct Door {
+    pub(super) callers: Arc<Callers>,
+    pub(super) tls: Arc<ServerConfig>,
+}
+
+/// A connection whose handshake is done.
+pub(super) struct Admitted {
+    pub(super) caller: Caller,
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) channel: [u8; EXPORTER_LENGTH],
+    pub(super) line: Line,
+}
+
+/// Somebody who may have an enrolment line.
+#[derive(Debug)]
+pub struct Stranger {
+    /// The key that it holds.
+    pub key: KeyId,
+    /// What both ends of the connection know and nobody else.
+    pub channel: [u8; EXPORTER_LENGTH],
+    /// The connection.
+    pub line: Line,
+}
+
+#[derive(Debug)]
+struct Call {
+    chain: Vec<CertificateDer<'static>>,
+    line: tokio::sync::Mutex<Line>,
+    over: Notify,
+}
+
+/// What a call is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Orders and questions.
+    Work,
+    /// A new certificate, for which one that has ended is good enough.
+    Renewal,
+}
+
+/// Why a node that should call cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// No call stands.
+    #[error("the node has not called")]
+    NotCalled,
+    /// Its certificate has ended.
+    #[error("the certificate by which the node calls has ended; it may only be renewed")]
+    Ended,
+    /// It has called, and is let in no longer.
+    #[error("the node's call is refused")]
+    Refused(#[source] rustls::Error),
+    /// It was asked, and did not answer.
+    #[error(transparent)]
+    Line(#[from] LineError),
+}
+
+impl Hub {
+    /// A hub that lets in `callers`, who are met by `tls`; strangers among them come out of the channel.
+    pub fn new(callers: Arc<Callers>, tls: ServerConfig) -> (Self, mpsc::Receiver<Stranger>) {
+        let (strangers, arriving) = mpsc::channel(16);
+        let inner = Inner {
+            calls: Mutex::default(),
+            arrivals: watch::Sender::new(()),
+            door: watch::Sender::new(Door { callers, tls: Arc::new(tls) }),
+            strangers,
+            since: Instant::now(),
+        };
+        (Self(Arc::new(inner)), arriving)
+    }
+
+    /// Lets in `callers` from now on, and ends the calls of all others.
+    pub fn admit(&self, callers: Arc<Callers>, tls: ServerConfig) {
+        self.0.door.send_replace(Door { callers: Arc::clone(&callers), tls: Arc::new(tls) });
+        for (node, call) in self.calls().iter() {
+            if let Err(error) = callers.judge(&call.chain) {
+                tracing::info!(%node, %error, "its call is refused from now on");
+                call.over.notify_one();
+            }
+        }
+    }
+
+    /// Asks the agent of `node`.
+    pub async fn ask(&self, node: &Name, purpose: Purpose, ask: &Ask) -> Result<Answer, PullError> {
+        let mut tries = 1;
+        loop {
+            let call = self.call(node, purpose).await?;
+            let answer = call.line.lock().await.ask(ask).await;
+            match answer {
+                Err(LineError::Broken(error)) if tries < TRIES => {
+                    tracing::debug!(%node, %error, "the call broke; asking again on the next one");
+                    tries += 1;
+                }
+                Err(error) => {
+                    call.over.notify_one();
+                    return Err(error.into());
+                }
+                Ok(answer) => return Ok(answer),
+            }
+            // Until it is out of the way, it would be found again.
+            call.over.notify_one();
+            self.gone(node, &call).await;
+        }
+    }
+
+    pub(super) fn door(&self) -> Door {
+        self.0.door.borrow().clone()
+    }
+
+    /// Keeps a call until it ends; `connection` carries it.
+    pub(super) async fn keep(self, admitted: Admitted, connection: impl Future<Output = ()>) {
+        let Admitted { caller, chain, channel, line } = admitted;
+        let node = match caller {
+            Caller::Agent { node, .. } => node,
+            Caller::Stranger(key) => {
+                // With nobody there to take it, or too many there already, it calls again.
+                if self.0.strangers.try_send(Stranger { key, channel, line }).is_ok() {
+                    connection.await;
+                }
+                return;
+            }
+        };
+        let call = Arc::new(Call { chain, line: tokio::sync::Mutex::new(line), over: Notify::new() });
+        tokio::pin!(connection);
+        // It stands when it has answered for the first time, and only then takes the place of an older one.
+        tokio::select! {
+            () = &mut connection => return,
+            alive = call.is_alive() => if !alive { return },
+        }
+        let (number, older) = self.calls().put(node.clone(), Arc::clone(&call));
+        match older {
+            Some(older) => {
+                tracing::info!(%node, "called again; the older call is ended");
+                older.over.notify_one();
+            }
+            None => tracing::info!(%node, "called"),
+        }
+        self.0.arrivals.send_replace(());
+        tokio::select! {
+            () = &mut connection => {}
+            () = call.keep_warm() => tracing::info!(%node, "no longer answers on its call"),
+            () = call.over.notified() => {}
+        }
+        self.calls().remove(&node, number);
+        self.0.arrivals.send_replace(());
+    }
+
+    /// The call of `node`, which is waited for.
+    async fn call(&self, node: &Name, purpose: Purpose) -> Result<Arc<Call>, PullError> {
+        let deadline = Instant::now() + patience(self.0.since.elapsed());
+        let mut arrivals = self.0.arrivals.subscribe();
+        loop {
+            arrivals.borrow_and_update();
+            let missing = match self.find(node, purpose) {
+                Ok(call) => return Ok(call),
+                Err(missing) => missing,
+            };
+            if timeout_at(deadline, arrivals.changed()).await.is_err() {
+                return Err(missing);
+            }
+        }
+    }
+
+    /// Each use of a call is judged as its beginning was: certificates end, and keys are revoked.
+    fn find(&self, node: &Name, purpose: Purpose) -> Result<Arc<Call>, PullError> {
+        let call = self.calls().get(node).map(|(_, call)| Arc::clone(call)).ok_or(PullError::NotCalled)?;
+        match self.door().callers.judge(&call.chain) {
+            Ok(Caller::Agent { ended: true, .. }) if purpose == Purpose::Work => Err(PullError::Ended),
+            Ok(Caller::Agent { .. }) => Ok(call),
+            Ok(Caller::Stranger(_)) => Err(PullError::NotCalled),
+            Err(error) => Err(PullError::Refused(error)),
+        }
+    }
+
+    /// Waits until `call` is no longer the one of `node`.
+    async fn gone(&self, node: &Name, call: &Arc<Call>) {
+        let mut arrivals = self.0.arrivals.subscribe();
+        while self.calls().get(node).is_some_and(|(_, youngest)| Arc::ptr_eq(youngest, call)) {
+            // The hub holds the sender.
+            if arrivals.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls<Arc<Call>>> {
+        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Call {
+    /// Asks now and then; comes when there is no answer.
+    async fn keep_warm(&self) {
+        loop {
+            sleep(WARM).await;
+            if !self.is_alive().await {
+                return;
+            }
+        }
+    }
+
+    /// Whether the other end answers; one that is being asked something answers that.
+    async fn is_alive(&self) -> bool {
+        let alive = Ask { method: Method::GET, path: "/v1/alive", body: None, trust: None, limit: ALIVE_LIMIT };
+        match self.line.try_lock() {
+            Ok(mut line) => line.ask(&alive).await.is_ok_and(|answer| answer.status.is_success()),
+            Err(_) => true,
+        }
+    }
+}
