@@ -110,7 +110,8 @@ pub async fn enrol(
 /// Tells whom the deployment trusts to each agent that is not known to hold the document of now.
 pub async fn spread(pki: &Pki, agents: &BTreeMap<Name, Agent>, now: Timestamp) -> Result<(), PkiError> {
     let Some(registry) = pki.read()? else { return Ok(()) };
-    let untold = agents.iter().filter(|(node, _)| !registry.is_told(node));
+    let is_enrolled = |node: &Name| registry.knows(&Identity::Agent(node.clone()));
+    let untold = agents.iter().filter(|(node, _)| is_enrolled(node) && !registry.is_told(node));
     let mut calls: JoinSet<_> = untold
         .map(|(node, agent)| {
             let (node, agent) = (node.clone(), agent.clone());

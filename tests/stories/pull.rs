@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fs,
     net::SocketAddr,
+    process::Command,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -90,7 +91,7 @@ fn a_call_that_a_dead_link_broke_is_dialled_anew() -> Result<()> {
     let (lab, deployment, _agent) = enrolled(V4)?;
     let scanner = scanner_with_call(&lab, &deployment)?;
     lab.inet().ip("link set eth0 down")?;
-    said(&scanner, 0, "no longer answers on its call")?;
+    said(&scanner, 0, "no report, its findings stay open")?;
     let from = scanner.log().len();
     lab.inet().ip("link set eth0 up")?;
     said(&scanner, from, "called")?;
@@ -129,7 +130,10 @@ fn the_younger_of_two_calls_wins() -> Result<()> {
     let (lab, deployment, older) = enrolled(V4)?;
     let scanner = scanner_with_call(&lab, &deployment)?;
     kill(older.pid(), Signal::SIGSTOP)?;
-    let _younger = deployment.start_caller(&lab.wire, "agent.toml")?;
+    run(Command::new("cp").arg("-a").args([deployment.path("state"), deployment.path("clone")]))?;
+    let config = fs::read_to_string(deployment.path("agent.toml"))?.replace("/state\"", "/clone\"");
+    fs::write(deployment.path("clone.toml"), config)?;
+    let _younger = deployment.start_caller(&lab.wire, "clone.toml")?;
     said(&scanner, 0, "called again; the older call is ended")?;
     orders_pass(&scanner)?;
     older.kill()

@@ -170,6 +170,11 @@ impl Registry {
         latest.into_values().collect()
     }
 
+    /// Whether `identity` has a certificate.
+    pub fn knows(&self, identity: &Identity) -> bool {
+        self.certificates.iter().any(|certificate| certificate.identity == *identity)
+    }
+
     /// Whether the youngest certificate of `identity` is half through its life, or of a CA that signs no longer. How
     /// near to the half depends on the key, so that a fleet does not renew at once. `false` for whom has none.
     pub fn is_due(&self, identity: &Identity, now: Timestamp) -> bool {

@@ -175,7 +175,7 @@ impl Hub {
         }
         self.0.arrivals.send_replace(());
         tokio::select! {
-            () = &mut connection => {}
+            () = &mut connection => tracing::info!(%node, "its call has ended"),
             () = call.keep_warm() => tracing::info!(%node, "no longer answers on its call"),
             () = call.over.notified() => {}
         }

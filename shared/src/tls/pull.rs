@@ -191,3 +191,143 @@ pub fn pinned_calling_config(
 fn any_name() -> Result<ServerName<'static>, Error> {
     ServerName::try_from("agent").map_err(|_| CertificateError::NotValidForName.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::{Revoked, Trust};
+    use jiff::{SignedDuration, Timestamp};
+    use rcgen::{
+        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, PublicKeyData as _,
+        SanType,
+    };
+
+    const N1: &str = "spiffe://deadlight/agent/n1";
+    const SCANNER: &str = "spiffe://deadlight/scanner/office-a";
+
+    struct Ca {
+        issuer: Issuer<'static, KeyPair>,
+        pem: String,
+    }
+
+    /// What one side holds.
+    struct Held {
+        credentials: Credentials,
+        key: KeyId,
+    }
+
+    impl Ca {
+        fn new() -> Self {
+            let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let pem = params.self_signed(&key).unwrap().pem();
+            Self { issuer: Issuer::new(params, key), pem }
+        }
+
+        fn trust(&self, revoked: &[KeyId]) -> Trust {
+            let until = Timestamp::now();
+            let revoked = revoked.iter().map(|&key| Revoked { key, until }).collect();
+            Trust { generation: 1, authorities: vec![self.pem.clone()], revoked }
+        }
+
+        /// A certificate for `uri` that ended so many days ago, or did not.
+        fn held(&self, uri: &str, days_ago: i64) -> Held {
+            let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
+            params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+            params.extended_key_usages = match uri {
+                SCANNER => vec![ExtendedKeyUsagePurpose::ClientAuth],
+                _ => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            };
+            let end = Timestamp::now() - SignedDuration::from_hours(24 * days_ago);
+            let at = |time: Timestamp| {
+                let second = u64::try_from(time.as_second()).unwrap();
+                rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(second)
+            };
+            (params.not_before, params.not_after) = (at(end - SignedDuration::from_hours(24 * 7)), at(end));
+            let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+            let credentials = Credentials::of_pair(&certificate, &key.serialize_pem(), &self.trust(&[])).unwrap();
+            Held { credentials, key: KeyId::of_public_key(&key.subject_public_key_info()) }
+        }
+
+        /// Whom a scanner of this CA lets in, when `renewable` are the keys of n1.
+        fn callers(&self, renewable: &[KeyId], revoked: &[KeyId], strangers: bool) -> Callers {
+            let scanner = self.held(SCANNER, -1).credentials.with_trust(&self.trust(revoked)).unwrap();
+            let n1 = ("n1".parse().unwrap(), renewable.iter().copied().collect());
+            scanner.callers([n1].into(), strangers)
+        }
+    }
+
+    fn judged(callers: &Callers, held: &Held) -> Result<Caller, Error> {
+        callers.judge(&held.credentials.chain)
+    }
+
+    #[test]
+    fn the_agent_of_a_node_that_calls_is_let_in_and_nobody_else() {
+        let (ours, foreign) = (Ca::new(), Ca::new());
+        let callers = ours.callers(&[], &[], false);
+        let n1 = ours.held(N1, -1);
+        assert_eq!(judged(&callers, &n1), Ok(Caller::Agent { node: "n1".parse().unwrap(), ended: false }));
+        for held in [
+            foreign.held(N1, -1),
+            ours.held("spiffe://deadlight/agent/n2", -1),
+            ours.held(SCANNER, -1),
+            ours.held(N1, 1),
+        ] {
+            assert!(judged(&callers, &held).is_err());
+        }
+        assert!(callers.judge(&[]).is_err());
+        let revoked = ours.callers(&[n1.key], &[n1.key], true);
+        assert_eq!(judged(&revoked, &n1), Err(CertificateError::Revoked.into()));
+    }
+
+    #[test]
+    fn an_ended_certificate_of_a_pinned_key_may_renew_for_thirty_days() {
+        let ca = Ca::new();
+        for (days_ago, wanted) in [(1, Some(true)), (29, Some(true)), (31, None)] {
+            let held = ca.held(N1, days_ago);
+            let judged = judged(&ca.callers(&[held.key], &[], false), &held);
+            let ended = match judged {
+                Ok(Caller::Agent { ended, .. }) => Some(ended),
+                _ => None,
+            };
+            assert_eq!(ended, wanted, "{days_ago} days ago");
+        }
+    }
+
+    #[test]
+    fn a_key_without_an_identity_is_a_stranger_while_somebody_is_invited() {
+        let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
+        let chain = [CertificateParams::default().self_signed(&key).unwrap().der().clone()];
+        let wanted = Caller::Stranger(KeyId::of_public_key(&key.subject_public_key_info()));
+        assert_eq!(ca.callers(&[], &[], true).judge(&chain), Ok(wanted));
+        assert!(ca.callers(&[], &[], false).judge(&chain).is_err());
+
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(N1.try_into().unwrap())];
+        let forged = [params.self_signed(&key).unwrap().der().clone()];
+        assert!(ca.callers(&[], &[], true).judge(&forged).is_err(), "an identity is always verified");
+    }
+
+    #[test]
+    fn a_scanner_is_called_for_its_role_and_its_ca() {
+        let (ours, foreign) = (Ca::new(), Ca::new());
+        let (agent, scanner) = (ours.held(N1, -1), ours.held(SCANNER, -1));
+        let judged = |verifier: &ScannerVerifier, chain: &[CertificateDer<'_>]| {
+            verifier.verify_server_cert(&chain[0], &chain[1..], &any_name().unwrap(), &[], UnixTime::now()).is_ok()
+        };
+        let roots = ScannerVerifier(agent.credentials.anchor().unwrap());
+        assert!(judged(&roots, &scanner.credentials.chain));
+        for other in [&agent, &foreign.held(SCANNER, -1), &ours.held(SCANNER, 1)] {
+            assert!(!judged(&roots, &other.credentials.chain));
+        }
+        let revoked = agent.credentials.clone().with_trust(&ours.trust(&[scanner.key])).unwrap();
+        assert!(!judged(&ScannerVerifier(revoked.anchor().unwrap()), &scanner.credentials.chain));
+
+        let authority = KeyId::of_certificate(&ours.trust(&[]).certificates().unwrap()[0]).unwrap();
+        let pinned = ScannerVerifier(Anchor::Pinned { authority, provider: provider() });
+        let sent = |held: &Held| [held.credentials.chain.clone(), held.credentials.authorities.clone()].concat();
+        assert!(judged(&pinned, &sent(&scanner)));
+        assert!(!judged(&pinned, &scanner.credentials.chain), "without the CA's certificate");
+        assert!(!judged(&pinned, &sent(&agent)) && !judged(&pinned, &sent(&foreign.held(SCANNER, -1))));
+    }
+}
