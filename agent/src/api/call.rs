@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -62,6 +63,7 @@ enum CallError {
 }
 
 /// How a call is over.
+#[derive(Debug)]
 enum End {
     Broken(CallError),
     /// Our certificate, our trust or the call's age wants another one.
@@ -133,14 +135,16 @@ impl Line {
             () = changed(&mut self.stopping) => return End::Stopped,
         };
         match dialled {
-            Ok(stream) => self.answer(stream).await,
+            Ok(stream) => match Peer::of(stream.get_ref().1, self.scanner) {
+                Some(peer) => self.answer(stream, peer).await,
+                None => End::Broken(CallError::Nobody),
+            },
             Err(error) => End::Broken(error),
         }
     }
 
     /// Answers request after request.
-    async fn answer(&mut self, stream: TlsStream<TcpStream>) -> End {
-        let Some(peer) = Peer::of(stream.get_ref().1, self.scanner) else { return End::Broken(CallError::Nobody) };
+    async fn answer(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) -> End {
         let (scanner, answered) = (self.scanner, Arc::new(AtomicBool::new(false)));
         let answer = service(peer, self.router.clone());
         let limited = service_fn(move |request: hyper::Request<Incoming>| {
@@ -197,5 +201,133 @@ fn watch_over(stream: &TcpStream) -> io::Result<()> {
 async fn changed<T>(watched: &mut watch::Receiver<T>) {
     if watched.changed().await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Channel;
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use deadlight_shared::Identity;
+    use rustls::RootCertStore;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::sync::Notify;
+    use tokio::task::JoinHandle;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: agent\r\n\r\n";
+
+    /// A call as it stands, and the scanner's end of it.
+    struct Standing {
+        scanner: DuplexStream,
+        end: JoinHandle<End>,
+        tls: watch::Sender<Arc<ClientConfig>>,
+        stop: watch::Sender<bool>,
+        /// An answer is given for each of these.
+        work: Arc<Notify>,
+    }
+
+    impl Standing {
+        fn new() -> Self {
+            let (ours, scanner) = duplex(64 * 1024);
+            let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth();
+            let (tls, configs) = watch::channel(Arc::new(config));
+            let (stop, stopping) = watch::channel(false);
+            let work = Arc::new(Notify::new());
+            let working = Arc::clone(&work);
+            let router = Router::new().route(
+                "/",
+                get(async move || {
+                    working.notified().await;
+                    StatusCode::NO_CONTENT
+                }),
+            );
+            let address = "203.0.113.5:7444".parse().unwrap();
+            let identity = Identity::Scanner("office-a".parse().unwrap());
+            let peer = Peer { address, identity, channel: Channel([0; 32]) };
+            let mut line = Line { scanner: address, tls: configs, router, stopping };
+            let end = tokio::spawn(async move { line.answer(ours, peer).await });
+            Self { scanner, end, tls, stop, work }
+        }
+
+        async fn ask(&mut self) {
+            self.scanner.write_all(REQUEST).await.unwrap();
+        }
+
+        /// The head of the next answer; empty at the end of the call.
+        async fn hear(&mut self) -> String {
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"\r\n\r\n") {
+                match self.scanner.read_u8().await {
+                    Ok(byte) => heard.push(byte),
+                    Err(_) => break,
+                }
+            }
+            String::from_utf8(heard).unwrap()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_call_is_broken_and_one_that_is_asked_is_not() {
+        let mut call = Standing::new();
+        for _ in 0..5 {
+            sleep(SILENCE - Duration::from_secs(1)).await;
+            call.ask().await;
+            call.work.notify_one();
+            assert!(call.hear().await.starts_with("HTTP/1.1 204"));
+        }
+        let silent = Instant::now();
+        assert!(matches!(call.end.await.unwrap(), End::Broken(CallError::Broken(_))));
+        assert_eq!(silent.elapsed().as_secs(), SILENCE.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_certificates_end_a_call_after_the_request_under_way() {
+        let mut call = Standing::new();
+        call.ask().await;
+        call.tls.send_modify(|_| {});
+        tokio::task::yield_now().await;
+        assert!(!call.end.is_finished(), "a request is under way");
+        call.work.notify_one();
+        let answer = call.hear().await;
+        assert!(answer.starts_with("HTTP/1.1 204") && answer.contains("connection: close"), "{answer}");
+        assert!(matches!(call.end.await.unwrap(), End::Outdated));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_at_once_when_it_is_idle() {
+        for stop in [true, false] {
+            let mut call = Standing::new();
+            call.ask().await;
+            call.work.notify_one();
+            call.hear().await;
+            if stop {
+                call.stop.send_replace(true);
+                assert_eq!(call.hear().await, "");
+                assert!(matches!(call.end.await.unwrap(), End::Stopped));
+            } else {
+                drop(call.scanner);
+                assert!(matches!(call.end.await.unwrap(), End::Broken(CallError::HungUp)));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_side_shows_its_certificate_again_after_an_hour() {
+        let mut call = Standing::new();
+        let began = Instant::now();
+        let pause = Duration::from_secs(31);
+        while call.scanner.write_all(REQUEST).await.is_ok() {
+            call.work.notify_one();
+            call.hear().await;
+            sleep(pause).await;
+        }
+        assert!((LIFE..LIFE + pause).contains(&began.elapsed()));
+        assert!(matches!(call.end.await.unwrap(), End::Outdated));
     }
 }

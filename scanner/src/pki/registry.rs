@@ -172,7 +172,7 @@ impl Registry {
 
     /// Whether `identity` has a certificate.
     pub fn knows(&self, identity: &Identity) -> bool {
-        self.certificates.iter().any(|certificate| certificate.identity == *identity)
+        self.latest().into_iter().any(|certificate| certificate.identity == *identity)
     }
 
     /// Whether the youngest certificate of `identity` is half through its life, or of a CA that signs no longer. How

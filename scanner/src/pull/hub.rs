@@ -1,5 +1,6 @@
 //! The calls that stand.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +49,9 @@ pub(super) struct Admitted {
     pub(super) channel: [u8; EXPORTER_LENGTH],
     pub(super) line: Line,
 }
+
+/// What carries a line; it ends with the connection.
+pub(super) type Connection = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Somebody who may have an enrolment line.
 #[derive(Debug)]
@@ -146,7 +150,7 @@ impl Hub {
     }
 
     /// Keeps a call until it ends; `connection` carries it.
-    pub(super) async fn keep(self, admitted: Admitted, connection: impl Future<Output = ()>) {
+    pub(super) async fn keep(self, admitted: Admitted, mut connection: Connection) {
         let Admitted { caller, chain, channel, line } = admitted;
         let node = match caller {
             Caller::Agent { node, .. } => node,
@@ -159,12 +163,6 @@ impl Hub {
             }
         };
         let call = Arc::new(Call { chain, line: tokio::sync::Mutex::new(line), over: Notify::new() });
-        tokio::pin!(connection);
-        // It stands when it has answered for the first time, and only then takes the place of an older one.
-        tokio::select! {
-            () = &mut connection => return,
-            alive = call.is_alive() => if !alive { return },
-        }
         let (number, older) = self.calls().put(node.clone(), Arc::clone(&call));
         match older {
             Some(older) => {
@@ -227,22 +225,20 @@ impl Hub {
 }
 
 impl Call {
-    /// Asks now and then; comes when there is no answer.
+    /// Asks now and then; comes when there is no answer. One that is being asked something else answers that.
     async fn keep_warm(&self) {
         loop {
             sleep(WARM).await;
-            if !self.is_alive().await {
+            if let Ok(mut line) = self.line.try_lock()
+                && line.ask(&alive()).await.is_err()
+            {
                 return;
             }
         }
     }
+}
 
-    /// Whether the other end answers; one that is being asked something answers that.
-    async fn is_alive(&self) -> bool {
-        let alive = Ask { method: Method::GET, path: "/v1/alive", body: None, trust: None, limit: ALIVE_LIMIT };
-        match self.line.try_lock() {
-            Ok(mut line) => line.ask(&alive).await.is_ok_and(|answer| answer.status.is_success()),
-            Err(_) => true,
-        }
-    }
+/// What shows that an agent is there.
+pub(super) fn alive() -> Ask {
+    Ask { method: Method::GET, path: "/v1/alive", body: None, trust: None, limit: ALIVE_LIMIT }
 }

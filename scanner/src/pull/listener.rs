@@ -1,24 +1,26 @@
 //! Where nodes call: bounded in how many may be unknown at a time, with a deadline until they are known.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use deadlight_shared::enrol::{EXPORTER_LABEL, EXPORTER_LENGTH};
+use deadlight_shared::tls::Caller;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::hub::{Admitted, Door, Hub};
+use super::hub::{Admitted, Connection, Door, Hub, alive};
+use super::lane::Lane;
 use crate::line::Line;
 
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-/// Handshakes at a time: of our nodes' addresses, and of all others. The oldest makes room.
+/// Handshakes at a time: of our nodes' addresses, and of all others.
 const OF_NODES: usize = 256;
-const OF_OTHERS: usize = 256;
+const OF_OTHERS: usize = 128;
 const BACKLOG: i32 = 4_096;
 /// How often refused calls are worth a line.
 const SUMMARY: Duration = Duration::from_secs(60);
@@ -50,7 +52,7 @@ impl Listener {
 
     /// Lets callers in to `hub`, for ever.
     pub async fn run(self, hub: Hub) {
-        let (mut nodes, mut others) = (Handshakes::new(OF_NODES), Handshakes::new(OF_OTHERS));
+        let (mut nodes, mut others) = (Lane::new(OF_NODES), Lane::new(OF_OTHERS));
         let (mut handshakes, mut refusals) = (JoinSet::new(), Refusals::default());
         loop {
             let accepted = tokio::select! {
@@ -69,7 +71,7 @@ impl Listener {
                 Ok((stream, peer)) => {
                     let is_known = self.known.contains(&peer.ip().to_canonical());
                     let lane = if is_known { &mut nodes } else { &mut others };
-                    lane.begin(handshakes.spawn(shake_hands(stream, peer, hub.door())));
+                    lane.enter(handshakes.spawn(shake_hands(stream, peer, hub.door())));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a call");
@@ -78,30 +80,6 @@ impl Listener {
                 }
             }
         }
-    }
-}
-
-/// The handshakes of one lane.
-struct Handshakes {
-    under_way: VecDeque<AbortHandle>,
-    most: usize,
-}
-
-impl Handshakes {
-    fn new(most: usize) -> Self {
-        Self { under_way: VecDeque::new(), most }
-    }
-
-    fn begin(&mut self, handshake: AbortHandle) {
-        if self.under_way.len() >= self.most {
-            self.under_way.retain(|handshake| !handshake.is_finished());
-        }
-        if self.under_way.len() >= self.most
-            && let Some(oldest) = self.under_way.pop_front()
-        {
-            oldest.abort();
-        }
-        self.under_way.push_back(handshake);
     }
 }
 
@@ -130,11 +108,7 @@ impl Refusals {
     }
 }
 
-async fn shake_hands(
-    stream: TcpStream,
-    peer: SocketAddr,
-    door: Door,
-) -> Result<(Admitted, impl Future<Output = ()> + Send), Refused> {
+async fn shake_hands(stream: TcpStream, peer: SocketAddr, door: Door) -> Result<(Admitted, Connection), Refused> {
     let admitted = timeout(HANDSHAKE_LIMIT, admit(stream, door)).await;
     let why = match admitted {
         Ok(Ok(admitted)) => return Ok(admitted),
@@ -147,7 +121,7 @@ async fn shake_hands(
 async fn admit(
     stream: TcpStream,
     Door { callers, tls }: Door,
-) -> Result<(Admitted, impl Future<Output = ()> + Send), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(Admitted, Connection), Box<dyn std::error::Error + Send + Sync>> {
     watch_over(&stream)?;
     let stream = TlsAcceptor::from(tls).accept(stream).await?;
     let connection = stream.get_ref().1;
@@ -156,7 +130,16 @@ async fn admit(
     let caller = callers.judge(&chain)?;
     let mut channel = [0; EXPORTER_LENGTH];
     connection.export_keying_material(&mut channel, EXPORTER_LABEL, None)?;
-    let (line, connection) = Line::over(stream).await?;
+    let (mut line, connection) = Line::over(stream).await?;
+    let mut connection: Connection = Box::pin(connection);
+    // A call stands when it has answered for the first time, and only then takes the place of an older one.
+    if let Caller::Agent { .. } = caller {
+        let alive = alive();
+        tokio::select! {
+            () = &mut connection => return Err("it hung up".into()),
+            answer = line.ask(&alive) => drop(answer?),
+        }
+    }
     Ok((Admitted { caller, chain, channel, line }, connection))
 }
 
@@ -183,18 +166,6 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn the_oldest_handshake_makes_room_for_the_youngest() {
-        let mut lane = Handshakes::new(2);
-        let mut tasks = JoinSet::new();
-        let handles: Vec<_> = (0..3).map(|_| tasks.spawn(std::future::pending::<()>())).collect();
-        let first = handles[0].id();
-        handles.into_iter().for_each(|handle| lane.begin(handle));
-        let ended = tasks.join_next_with_id().await.unwrap().unwrap_err();
-        assert!(ended.is_cancelled() && ended.id() == first);
-        assert_eq!((tasks.len(), lane.under_way.len()), (2, 2));
-    }
 
     #[test]
     fn refusals_are_told_once_a_minute() {

@@ -3,7 +3,9 @@
 
 mod calls;
 mod hub;
+mod lane;
 mod listener;
 
 pub use hub::{Hub, PullError, Purpose, Stranger};
+pub use lane::Lane;
 pub use listener::{ListenError, Listener};

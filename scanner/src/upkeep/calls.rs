@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use deadlight_shared::hint::causes;
 use deadlight_shared::tls::{Callers, Credentials};
@@ -10,16 +11,17 @@ use hyper::StatusCode;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use super::{UpkeepError, remember, tell};
 use crate::config::{Config, TrustSource, Way};
 use crate::deliver::{EnrolError, Meeting};
 use crate::pki::{Pki, PkiError, Registry};
-use crate::pull::{Hub, Listener, Stranger};
+use crate::pull::{Hub, Lane, Listener, Stranger};
 
 /// Strangers that are spoken to at a time.
 const MOST: usize = 64;
+/// How often somebody may have been invited or revoked, also while a round goes on.
+const NEWS: Duration = Duration::from_secs(5);
 
 /// Certificates that were issued to a key and have not arrived yet: their lines are spent.
 type Undelivered = Mutex<BTreeMap<KeyId, (Name, String)>>;
@@ -34,6 +36,7 @@ pub fn open(config: &Config, credentials: Option<&Credentials>) -> Result<Option
     let (hub, strangers) = Hub::new(callers, tls);
     tokio::spawn(listener.run(hub.clone()));
     if let Some(TrustSource::Pki(pki)) = &config.trust {
+        tokio::spawn(follow(hub.clone(), config.clone(), pki.clone()));
         tokio::spawn(enrol_all(pki.clone(), calling(config).cloned().collect(), strangers));
     }
     Ok(Some(hub))
@@ -82,11 +85,29 @@ fn calling(config: &Config) -> impl Iterator<Item = &Name> {
 }
 
 async fn enrol_all(pki: Pki, nodes: BTreeSet<Name>, mut strangers: mpsc::Receiver<Stranger>) {
-    let (undelivered, mut meetings) = (Arc::new(Undelivered::default()), JoinSet::new());
+    let (undelivered, mut lane) = (Arc::new(Undelivered::default()), Lane::new(MOST));
     while let Some(stranger) = strangers.recv().await {
-        while meetings.try_join_next().is_some() {}
-        if meetings.len() < MOST {
-            meetings.spawn(meet(pki.clone(), nodes.clone(), stranger, Arc::clone(&undelivered)));
+        let meeting = meet(pki.clone(), nodes.clone(), stranger, Arc::clone(&undelivered));
+        lane.enter(tokio::spawn(meeting).abort_handle());
+    }
+}
+
+/// Lets callers in and out as the registry changes.
+async fn follow(hub: Hub, config: Config, pki: Pki) {
+    let mut followed = None;
+    loop {
+        tokio::time::sleep(NEWS).await;
+        let mut look = || -> Result<(), UpkeepError> {
+            let (registry, now) = (pki.read()?, Timestamp::now());
+            let news = registry.as_ref().map(|registry| (registry.trust().generation, registry.invited(now)));
+            if news != followed {
+                admit(&hub, &config, &pki.credentials(&config.vantage)?, registry.as_ref(), now)?;
+                followed = news;
+            }
+            Ok(())
+        };
+        if let Err(error) = look() {
+            tracing::warn!("nodes call under what held before: {}", causes(&error));
         }
     }
 }
