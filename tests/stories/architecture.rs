@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 20] = [
+const PURE: [&str; 22] = [
     "shared/src/allowlist.rs",
     "shared/src/finding.rs",
     "shared/src/identity.rs",
@@ -26,8 +26,10 @@ const PURE: [&str; 20] = [
     "scanner/src/probe",
     "scanner/src/assess",
     "scanner/src/prove",
+    "scanner/src/pull/calls.rs",
     "scanner/src/cli/diff/compare.rs",
     "scanner/src/cli/diff/saved.rs",
+    "agent/src/api/backoff.rs",
     "agent/src/plan",
     "agent/src/explain",
     "agent/src/reconcile",

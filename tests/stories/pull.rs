@@ -120,8 +120,7 @@ fn nobody_but_the_nodes_agent_is_let_in() -> Result<()> {
     let from = scanner.log().len();
     deployment.pki(&["revoke", NODE])?.expect_code(0)?;
     said(&scanner, from, "its call is refused from now on")?;
-    said(&scanner, from, "calls refused since the last such line")?;
-    said(&scanner, from, "no report, its findings stay open").map(drop)
+    said(&scanner, from, "the node has not called").map(drop)
 }
 
 /// A node that was cloned, or whose old call died without a word.
@@ -214,6 +213,20 @@ fn the_daemon_enrols_who_calls_with_a_line_and_no_other() -> Result<()> {
     invitation.wait(PATIENCE)?;
     let _agent = deployment.start_caller(&lab.wire, "agent.toml")?;
     said(&scanner, 0, "called").map(drop)
+}
+
+#[test]
+fn a_node_that_waits_to_be_enrolled_believes_no_foreign_scanner() -> Result<()> {
+    let (lab, deployment) = world(V4, "8000-8100")?;
+    let (_, line) = deployment.invite(&lab.wire, &["--detach"])?;
+    let foreign = Deployment::unenrolled(&Settings { pull: Some(V4), ..Settings::default() })?;
+    let (_scanner, _) = foreign.invite(&lab.wire, &[])?;
+    let mut command = deadlight_tests::programs::agent(lab.node())?;
+    command.args(["enroll", &line]).arg("--config").arg(deployment.path("agent.toml"));
+    let node = Running::start(&mut command, "node", &deployment.path(""))?;
+    said(&node, 0, "UnknownIssuer; calling again and again")?;
+    ensure!(!deployment.path("state/identity.json").exists(), "the node has an identity");
+    Ok(())
 }
 
 fn world(family: Family, sweep: &str) -> Result<(Lab, Deployment)> {

@@ -39,6 +39,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     if !arguments.again && is_enrolled(config)? {
         return Ok(Err(IdentityError::Again).hint("--again replaces the node's key and whom it trusts")?);
     }
+    super::log("warn");
     let Enrolled { node, key, validity } = enroll(config, line).await?;
     let until = validity.to;
     print(&format!(

@@ -242,3 +242,140 @@ impl Call {
 pub(super) fn alive() -> Ask {
     Ask { method: Method::GET, path: "/v1/alive", body: None, trust: None, limit: ALIVE_LIMIT }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::Pki;
+    use deadlight_shared::Identity;
+    use jiff::Timestamp;
+    use rustls::pki_types::pem::PemObject as _;
+    use std::collections::BTreeSet;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    struct World {
+        hub: Hub,
+        /// Whose agent calls, and by what.
+        node: Name,
+        chain: Vec<CertificateDer<'static>>,
+        pki: Pki,
+        _directory: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (directory, now) = (tempfile::tempdir().unwrap(), Timestamp::now());
+            let (pki, node): (_, Name) = (Pki::at(directory.path()), "n1".parse().unwrap());
+            pki.init(now).unwrap();
+            pki.issue(&Identity::Scanner("office-a".parse().unwrap()), 7, now).unwrap();
+            let issued = pki.issue(&Identity::Agent(node.clone()), 7, now).unwrap();
+            let chain = CertificateDer::pem_file_iter(issued.certificate).unwrap().collect::<Result<_, _>>().unwrap();
+            let (callers, tls) = admitted(&pki, &node);
+            Self { hub: Hub::new(callers, tls).0, node, chain, pki, _directory: directory }
+        }
+
+        /// A call begins; the agent's end of it.
+        async fn call(&self) -> DuplexStream {
+            let (ours, agent) = duplex(64 * 1024);
+            let (line, connection) = Line::over(ours).await.unwrap();
+            let caller = Caller::Agent { node: self.node.clone(), ended: false };
+            let admitted = Admitted { caller, chain: self.chain.clone(), channel: [0; EXPORTER_LENGTH], line };
+            tokio::spawn(self.hub.clone().keep(admitted, Box::pin(connection)));
+            agent
+        }
+
+        async fn ask(&self) -> Result<Answer, PullError> {
+            self.hub.ask(&self.node, Purpose::Work, &alive()).await
+        }
+    }
+
+    fn admitted(pki: &Pki, node: &Name) -> (Arc<Callers>, ServerConfig) {
+        let credentials = pki.credentials(&"office-a".parse().unwrap()).unwrap();
+        let callers = Arc::new(credentials.callers([(node.clone(), BTreeSet::new())].into(), false));
+        let tls = credentials.answering_config(Arc::clone(&callers)).unwrap();
+        (callers, tls)
+    }
+
+    /// Waits for a question and reads it.
+    async fn heard(agent: &mut DuplexStream) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(agent.read_u8().await.unwrap());
+        }
+    }
+
+    async fn answer(agent: &mut DuplexStream) {
+        heard(agent).await;
+        agent.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_without_a_call_is_waited_for() {
+        let world = World::new();
+        let began = Instant::now();
+        assert!(matches!(world.ask().await, Err(PullError::NotCalled)));
+        assert_eq!(began.elapsed().as_secs(), 40, "its first call");
+        assert!(matches!(world.ask().await, Err(PullError::NotCalled)));
+        assert_eq!(began.elapsed().as_secs(), 45, "it is away");
+        let (answered, ()) = tokio::join!(world.ask(), async {
+            sleep(Duration::from_secs(4)).await;
+            answer(&mut world.call().await).await;
+        });
+        assert!(answered.unwrap().status.is_success());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_asked_on_a_call_that_broke_is_asked_again_on_the_next() {
+        let world = World::new();
+        let mut first = world.call().await;
+        let (answered, ()) = tokio::join!(world.ask(), async {
+            heard(&mut first).await;
+            drop(first);
+            answer(&mut world.call().await).await;
+        });
+        assert!(answered.unwrap().status.is_success());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_younger_call_takes_over_what_the_older_was_asked() {
+        let world = World::new();
+        let mut older = world.call().await;
+        let (answered, ()) = tokio::join!(world.ask(), async {
+            heard(&mut older).await;
+            answer(&mut world.call().await).await;
+        });
+        assert!(answered.unwrap().status.is_success());
+        assert!(older.read_u8().await.is_err(), "the older call is ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_does_not_answer_is_ended() {
+        let world = World::new();
+        let mut mute = world.call().await;
+        let (unanswered, ()) = tokio::join!(world.ask(), heard(&mut mute));
+        assert!(matches!(unanswered, Err(PullError::Line(LineError::Late(_)))));
+        assert!(mute.read_u8().await.is_err(), "what it answers later is nobody's");
+
+        let mut mute = world.call().await;
+        let began = Instant::now();
+        heard(&mut mute).await;
+        assert_eq!(began.elapsed(), WARM, "it is kept warm");
+        assert!(mute.read_u8().await.is_err());
+        assert_eq!(began.elapsed(), WARM + ALIVE_LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revoked_key_is_asked_nothing_on_the_call_that_it_has() {
+        let world = World::new();
+        let mut call = world.call().await;
+        let (answered, ()) = tokio::join!(world.ask(), answer(&mut call));
+        assert!(answered.is_ok());
+        let (identity, now) = (Identity::Agent(world.node.clone()), Timestamp::now());
+        world.pki.update(now, |registry| Ok(registry.revoke(&identity, now)?)).unwrap();
+        let (callers, tls) = admitted(&world.pki, &world.node);
+        world.hub.admit(callers, tls);
+        assert!(call.read_u8().await.is_err());
+        let _again = world.call().await;
+        assert!(matches!(world.ask().await, Err(PullError::Refused(_))));
+    }
+}
