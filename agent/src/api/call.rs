@@ -224,6 +224,8 @@ mod tests {
         end: JoinHandle<End>,
         tls: watch::Sender<Arc<ClientConfig>>,
         stop: watch::Sender<bool>,
+        /// A request has come.
+        begun: Arc<Notify>,
         /// An answer is given for each of these.
         work: Arc<Notify>,
     }
@@ -238,11 +240,12 @@ mod tests {
                 .with_no_client_auth();
             let (tls, configs) = watch::channel(Arc::new(config));
             let (stop, stopping) = watch::channel(false);
-            let work = Arc::new(Notify::new());
-            let working = Arc::clone(&work);
+            let [begun, work] = std::array::from_fn(|_| Arc::new(Notify::new()));
+            let (beginning, working) = (Arc::clone(&begun), Arc::clone(&work));
             let router = Router::new().route(
                 "/",
                 get(async move || {
+                    beginning.notify_one();
                     working.notified().await;
                     StatusCode::NO_CONTENT
                 }),
@@ -252,7 +255,7 @@ mod tests {
             let peer = Peer { address, identity, channel: Channel([0; 32]) };
             let mut line = Line { scanner: address, tls: configs, router, stopping };
             let end = tokio::spawn(async move { line.answer(ours, peer).await });
-            Self { scanner, end, tls, stop, work }
+            Self { scanner, end, tls, stop, begun, work }
         }
 
         async fn ask(&mut self) {
@@ -290,8 +293,10 @@ mod tests {
     async fn new_certificates_end_a_call_after_the_request_under_way() {
         let mut call = Standing::new();
         call.ask().await;
+        call.begun.notified().await;
         call.tls.send_modify(|_| {});
-        tokio::task::yield_now().await;
+        // Whoever can do anything has done it when time goes on.
+        sleep(Duration::from_millis(1)).await;
         assert!(!call.end.is_finished(), "a request is under way");
         call.work.notify_one();
         let answer = call.hear().await;
