@@ -67,6 +67,16 @@ pub struct Config {
     pub operator_key: Option<PathBuf>,
     pub docker_socket: PathBuf,
     pub tls: Option<TlsPaths>,
+    pub pull: Option<Pull>,
+}
+
+/// For a node that does not listen.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pull {
+    /// The scanners that it calls; at least one.
+    #[serde(deserialize_with = "scanners")]
+    pub scanners: Vec<SocketAddr>,
 }
 
 /// Why the operator's key cannot be had; then nothing is permitted.
@@ -138,7 +148,7 @@ impl Config {
         let init = held(|process| process.pid == 1);
         let mut local = PortSet::default();
         self.protected.iter().for_each(|ports| local.extend(ports));
-        let own = Port::new(Protocol::Tcp, self.listen.port());
+        let own = self.pull.is_none().then(|| Port::new(Protocol::Tcp, self.listen.port())).flatten();
         let by_the_swarm = if self.closed(knows_peers).is_empty() { swarm_control() } else { PortSet::default() };
         let protection = |ports: PortSet, reason: &str| Protection { ports, reason: reason.to_owned() };
         Policy {
@@ -173,6 +183,7 @@ impl Default for Config {
             operator_key: None,
             docker_socket: PathBuf::from("/var/run/docker.sock"),
             tls: None,
+            pull: None,
         }
     }
 }
@@ -196,6 +207,20 @@ fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpN
     match networks.iter().find(|network| network.prefix_len() == 0) {
         Some(all) => Err(serde::de::Error::custom(format!("{all} is everybody; a closed port would be open"))),
         None => Ok(networks),
+    }
+}
+
+fn scanners<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
+    let scanners = Vec::<String>::deserialize(deserializer)?;
+    let address = |text: &String| {
+        let parsed: Result<SocketAddr, _> = text.parse();
+        parsed.map_err(|_| {
+            serde::de::Error::custom(format!("{text:?} is not like \"203.0.113.5:7444\" or \"[2001:db8::5]:7444\""))
+        })
+    };
+    match scanners.is_empty() {
+        true => Err(serde::de::Error::custom("at least one scanner has to be named")),
+        false => scanners.iter().map(address).collect(),
     }
 }
 
@@ -250,6 +275,14 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_calls_protects_no_port_of_its_own() {
+        let pull: Config =
+            config::parse("[pull]\nscanners = [\"[2001:db8::5]:7444\"]", Path::new("agent.toml")).unwrap();
+        let policy = pull.policy(&[], true, Permitted::default());
+        assert!(policy.protection("7443/tcp".parse().unwrap()).is_none());
+    }
+
+    #[test]
     fn the_swarms_own_ports_are_closed_once_its_nodes_are_known() {
         let config = Config { swarm_control: SwarmControl::Peers, ..Config::default() };
         assert_eq!(config.closed(true).to_string(), "2377/tcp,7946/tcp,4789/udp,7946/udp");
@@ -274,6 +307,9 @@ mod tests {
             ("posture = \"allowlst\"", "did you mean `allowlist`"),
             ("\nallow = [\"80\"]", "line 2"),
             ("allow = [\"70000/tcp\"]", "out of range"),
+            ("[pull]\nscanners = []", "at least one scanner"),
+            ("[pull]\nscanners = [\"203.0.113.5\"]", "is not like \"203.0.113.5:7444\""),
+            ("[pull]\nscanner = []", "did you mean `scanners`"),
         ] {
             let error = config::parse::<Config>(text, Path::new("agent.toml")).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text}: {error}");

@@ -1,5 +1,7 @@
 //! Certificates kept fresh: our own, those of the agents, and those of nodes that were invited.
 
+mod calls;
+
 use std::collections::BTreeMap;
 
 use deadlight_shared::hint::causes;
@@ -9,9 +11,12 @@ use jiff::Timestamp;
 use reqwest::Url;
 use tokio::task::JoinSet;
 
-use crate::config::{Config, Node};
-use crate::deliver::{Agent, DeliverError, EnrolError, Window};
+pub use calls::open;
+
+use crate::config::{Config, Node, Way};
+use crate::deliver::{Agent, DeliverError, EnrolError, Meeting, Window};
 use crate::pki::{Pki, PkiError};
+use crate::pull::{Hub, ListenError, Purpose};
 
 /// Why nothing could be kept fresh, or one agent could not.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +27,9 @@ pub enum UpkeepError {
     /// Our own credentials cannot be used.
     #[error("failed to use our own certificate")]
     Tls(#[from] TlsError),
+    /// Nodes cannot call us.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The agent did not renew.
     #[error("failed to renew its certificate")]
     Renew(#[from] DeliverError),
@@ -31,19 +39,30 @@ pub enum UpkeepError {
 }
 
 /// Renews our own certificate and those of agents that are due, and enrols who is invited. What fails with one node is
-/// logged and keeps none of the others waiting.
-pub async fn keep(config: &Config, pki: &Pki, now: Timestamp) -> Result<(), UpkeepError> {
+/// logged and keeps none of the others waiting. Nodes that call are met at `hub`.
+pub async fn keep(config: &Config, pki: &Pki, hub: Option<&Hub>, now: Timestamp) -> Result<(), UpkeepError> {
     if pki.renew_own(&config.vantage, now)? {
         tracing::info!("our own certificate is renewed");
     }
     let credentials = pki.credentials(&config.vantage)?;
-    let Some(registry) = pki.read()? else { return Ok(()) };
+    let registry = pki.read()?;
+    if let Some(hub) = hub {
+        calls::admit(hub, config, &credentials, registry.as_ref(), now)?;
+    }
+    let Some(registry) = registry else { return Ok(()) };
     let mut renewals = JoinSet::new();
-    for (node, url) in with_agent(config) {
+    for (node, way) in with_agent(config) {
         let identity = Identity::Agent(node.name.clone());
         if registry.is_due(&identity, now) {
-            let tls = credentials.renewing_config(identity.clone(), registry.renewable(&identity, now))?;
-            let agent = Agent::new(&node.name, url, tls, Some(registry.signed_trust()))?;
+            let trust = Some(registry.signed_trust());
+            let agent = match (way, hub) {
+                (Way::Push(url), _) => {
+                    let tls = credentials.renewing_config(identity.clone(), registry.renewable(&identity, now))?;
+                    Agent::new(&node.name, url, tls, trust)?
+                }
+                (Way::Pull, Some(hub)) => Agent::calling(&node.name, hub, Purpose::Renewal, trust),
+                (Way::Pull, None) => continue,
+            };
             let (pki, node) = (pki.clone(), node.name.clone());
             renewals.spawn(async move {
                 let renewed = renew(&pki, &agent, &node, now).await;
@@ -56,10 +75,11 @@ pub async fn keep(config: &Config, pki: &Pki, now: Timestamp) -> Result<(), Upke
         tell(&node, done, &result);
     }
     for node in registry.invited(now) {
-        if let Some((node, url)) = with_agent(config).find(|(configured, _)| configured.name == node) {
+        // Who calls is enrolled by its call.
+        if let Some((node, Way::Push(url))) = with_agent(config).find(|(configured, _)| configured.name == node) {
             match enrol(pki, &credentials, &node.name, url, now).await {
                 // Not there yet: nobody has run the line on the node.
-                Err(UpkeepError::Enrol(error @ EnrolError::Reach { .. })) => {
+                Err(UpkeepError::Enrol(error @ EnrolError::Reach(_))) => {
                     tracing::debug!(node = %node.name, "{}", causes(&error));
                 }
                 result => tell(&node.name, "it is enrolled", &result),
@@ -79,7 +99,8 @@ pub async fn enrol(
 ) -> Result<(), UpkeepError> {
     let Some(registry) = pki.read()? else { return Ok(()) };
     let verifier = registry.invitation(node, now).map_err(PkiError::from)?;
-    let window = Window { node, url, credentials, trust: registry.signed_trust(), operator_key: pki.operator_key()? };
+    let meeting = Meeting { node, trust: registry.signed_trust(), operator_key: pki.operator_key()? };
+    let window = Window { url, credentials, meeting };
     window.enrol(verifier, |request| pki.enrol(node, request, now)).await?;
     let told = registry.trust().generation;
     remember(pki, &[(node, told)], now)?;
@@ -89,7 +110,8 @@ pub async fn enrol(
 /// Tells whom the deployment trusts to each agent that is not known to hold the document of now.
 pub async fn spread(pki: &Pki, agents: &BTreeMap<Name, Agent>, now: Timestamp) -> Result<(), PkiError> {
     let Some(registry) = pki.read()? else { return Ok(()) };
-    let untold = agents.iter().filter(|(node, _)| !registry.is_told(node));
+    let is_enrolled = |node: &Name| registry.knows(&Identity::Agent(node.clone()));
+    let untold = agents.iter().filter(|(node, _)| is_enrolled(node) && !registry.is_told(node));
     let mut calls: JoinSet<_> = untold
         .map(|(node, agent)| {
             let (node, agent) = (node.clone(), agent.clone());
@@ -117,7 +139,7 @@ pub fn remember_held(pki: &Pki, agents: &BTreeMap<Name, Agent>, now: Timestamp) 
 }
 
 /// The nodes with an agent.
-pub fn with_agent(config: &Config) -> impl Iterator<Item = (&Node, &Url)> {
+pub fn with_agent(config: &Config) -> impl Iterator<Item = (&Node, &Way)> {
     config.nodes.iter().filter_map(|node| Some((node, node.agent.as_ref()?)))
 }
 

@@ -12,11 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use deadlight_agent::identity::Window as NodeWindow;
 use deadlight_scanner::{
-    config::Config,
-    deliver::{Agent, EnrolError, Window},
+    config::{Config, Way},
+    deliver::{Agent, EnrolError, Meeting, Window},
     pki::{Pki, Registry},
     upkeep,
 };
@@ -105,13 +105,8 @@ async fn come_all(
         uses.spawn(async move {
             let _permit = under_way.acquire().await?;
             let url = url.parse()?;
-            let window = Window {
-                node: &node,
-                url: &url,
-                credentials: &credentials,
-                trust: registry.signed_trust(),
-                operator_key: None,
-            };
+            let meeting = Meeting { node: &node, trust: registry.signed_trust(), operator_key: None };
+            let window = Window { url: &url, credentials: &credentials, meeting };
             let verifier = registry.invitation(&node, Timestamp::now())?;
             let certify = |request: &str| pki.enrol(&node, request, Timestamp::now());
             // Who did not get through the crowd has not used the line yet.
@@ -179,14 +174,14 @@ async fn change_under_orders(deployment: &Deployment) -> Result<(u64, u64, u64)>
             beat.tick().await;
             let before = key(&registry(&pki)?)?;
             age(&registry_file)?;
-            upkeep::keep(&config, &pki, Timestamp::now()).await?;
+            upkeep::keep(&config, &pki, None, Timestamp::now()).await?;
             ensure!(key(&registry(&pki)?)? != before, "not renewed");
         }
         for _ in 0..ROTATIONS {
             beat.tick().await;
             for _ in 0..3 {
                 pki.rotate(false, Timestamp::now())?;
-                upkeep::keep(&config, &pki, Timestamp::now()).await?;
+                upkeep::keep(&config, &pki, None, Timestamp::now()).await?;
                 let agents = [(NODE.parse()?, agent(&config, &pki)?)].into();
                 upkeep::spread(&pki, &agents, Timestamp::now()).await?;
             }
@@ -208,6 +203,7 @@ async fn deliver(config: &Config, pki: &Pki, sequence: u64) -> Result<()> {
 
 fn agent(config: &Config, pki: &Pki) -> Result<Agent> {
     let (node, url) = upkeep::with_agent(config).next().context("no node with an agent")?;
+    let Way::Push(url) = url else { bail!("the node calls") };
     let tls = pki.credentials(&config.vantage)?.client_config(Identity::Agent(node.name.clone()))?;
     Ok(Agent::new(&node.name, url, tls, Some(registry(pki)?.signed_trust()))?)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -21,6 +21,8 @@ use crate::{
 
 /// Where the agent listens, on the node's addresses.
 pub const AGENT_PORT: u16 = 7443;
+/// Where the scanner listens for nodes that call.
+pub const PULL_PORT: u16 = 7444;
 /// The node's name.
 pub const NODE: &str = "n1";
 /// The scanner's name.
@@ -39,6 +41,8 @@ pub struct Settings<'a> {
     pub families: &'a [Family],
     /// Where the agent looks for Docker.
     pub docker_socket: &'a Path,
+    /// The node does not listen: it calls the scanner at its address of this family.
+    pub pull: Option<Family>,
 }
 
 impl Default for Settings<'_> {
@@ -49,6 +53,7 @@ impl Default for Settings<'_> {
             allow: "80,7443/tcp",
             families: &Family::BOTH,
             docker_socket: Path::new("/nonexistent/docker.sock"),
+            pull: None,
         }
     }
 }
@@ -179,6 +184,31 @@ impl Deployment {
         Ok(agent)
     }
 
+    /// Starts the agent of a node that calls, under the configuration `file`, and waits until it does.
+    pub fn start_caller(&self, wire: &Wire, file: &str) -> Result<Running> {
+        let mut command = programs::agent(&wire.node)?;
+        command.arg("run").arg("--config").arg(self.path(file));
+        let name = format!("caller-{}", fastrand::u32(..));
+        let mut agent = Running::start(&mut command, &name, self.directory.path())?;
+        let log = self.path(&format!("{name}.log"));
+        agent.wait_ready(Duration::from_secs(15), || {
+            fs::read_to_string(&log).is_ok_and(|log| log.contains("agent started; it does not listen"))
+        })?;
+        Ok(agent)
+    }
+
+    /// Starts the scanner's daemon, and waits until nodes can call it.
+    pub fn start_scanner(&self, wire: &Wire) -> Result<Running> {
+        let mut command = programs::scanner(&wire.inet)?;
+        command.arg("run").arg("--config").arg(self.path("scanner.toml"));
+        let name = format!("scanner-{}", fastrand::u32(..));
+        let mut scanner = Running::start(&mut command, &name, self.directory.path())?;
+        scanner.wait_ready(Duration::from_secs(15), || {
+            wire.inet.enter(|| Ok(TcpStream::connect(("127.0.0.1", PULL_PORT))?)).is_ok()
+        })?;
+        Ok(scanner)
+    }
+
     /// `deadlight-agent WORDS… --config …` on the node, to its end.
     pub fn agent(&self, wire: &Wire, words: &[&str]) -> Result<Ended> {
         finish(programs::agent(&wire.node)?.args(words).arg("--config").arg(self.path("agent.toml")))
@@ -205,23 +235,30 @@ impl Deployment {
     }
 
     fn agent_toml(&self, settings: &Settings<'_>) -> String {
-        let Settings { mode, docker_socket, .. } = settings;
+        let Settings { mode, docker_socket, pull, .. } = settings;
         let state = self.path("state");
+        let pull = pull.map_or_else(String::new, |family| {
+            let scanner = SocketAddr::new(family.scanner(), PULL_PORT).to_string();
+            format!("[pull]\nscanners = [{scanner:?}]\n")
+        });
         format!(
             "node = {NODE:?}\nmode = {mode:?}\nlisten = \"[::]:{AGENT_PORT}\"\nstate_dir = {state:?}\n\
-             docker_socket = {docker_socket:?}\n"
+             docker_socket = {docker_socket:?}\n{pull}"
         )
     }
 
     fn scanner_toml(&self, settings: &Settings<'_>) -> String {
-        let Settings { sweep, allow, families, .. } = settings;
+        let Settings { sweep, allow, families, pull, .. } = settings;
         let addresses: Vec<_> = families.iter().map(|family| family.node(0).ip().to_string()).collect();
-        let agent = Family::V4.node(AGENT_PORT);
+        let agent = match pull {
+            Some(_) => "agent = \"pull\"\ncontrol = \"80/tcp\"".to_owned(),
+            None => format!("agent = \"https://{}\"", Family::V4.node(AGENT_PORT)),
+        };
         let store = self.path("findings.json");
         format!(
             "[vantage]\nid = {VANTAGE:?}\n\
              [sweep]\ntcp = {sweep:?}\n\
-             [[node]]\nname = {NODE:?}\naddresses = {addresses:?}\nagent = \"https://{agent}\"\n\
+             [[node]]\nname = {NODE:?}\naddresses = {addresses:?}\n{agent}\n\
              [[allow]]\nports = {allow:?}\nnodes = [\"*\"]\nowner = \"web\"\nreason = \"public site\"\n\
              [store]\nfile = {store:?}\n"
         )

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 23] = [
+const PURE: [&str; 25] = [
     "shared/src/allowlist.rs",
     "shared/src/finding.rs",
     "shared/src/identity.rs",
@@ -28,8 +28,10 @@ const PURE: [&str; 23] = [
     "scanner/src/probe",
     "scanner/src/assess",
     "scanner/src/prove",
+    "scanner/src/pull/calls.rs",
     "scanner/src/cli/diff/compare.rs",
     "scanner/src/cli/diff/saved.rs",
+    "agent/src/api/backoff.rs",
     "agent/src/ledger/permits.rs",
     "agent/src/plan",
     "agent/src/explain",

@@ -134,17 +134,17 @@ fn enrolled() -> Result<(Lab, Deployment, Running)> {
     Ok((lab, deployment, agent))
 }
 
-fn loop_closes(lab: &Lab, deployment: &Deployment) -> Result<()> {
+pub(crate) fn loop_closes(lab: &Lab, deployment: &Deployment) -> Result<()> {
     deployment.scanner(&lab.wire, &["run", "--once"])?.expect_code(0)?;
     expect::closed(&lab.wire, &[(V4, INGRESS)])
 }
 
-fn identity(deployment: &Deployment) -> Result<Value> {
+pub(crate) fn identity(deployment: &Deployment) -> Result<Value> {
     Ok(serde_json::from_slice(&fs::read(deployment.path("state/identity.json"))?)?)
 }
 
 /// Lets the CA believe that the node's certificate began at `from`.
-fn age(deployment: &Deployment, from: &str) -> Result<()> {
+pub(crate) fn age(deployment: &Deployment, from: &str) -> Result<()> {
     change_registry(deployment, |certificate| certificate["from"] = json!(from))
 }
 
@@ -160,7 +160,7 @@ fn change_registry(deployment: &Deployment, change: impl Fn(&mut Value)) -> Resu
 }
 
 /// Gives the node, in place of its certificate, one for the same key that ended at `end`.
-fn expire(deployment: &Deployment, end: &str) -> Result<()> {
+pub(crate) fn expire(deployment: &Deployment, end: &str) -> Result<()> {
     change_registry(deployment, |certificate| certificate["to"] = json!(end))?;
     let mut document = identity(deployment)?;
     let key = document["pair"]["key"].as_str().context("no key")?.to_owned();
@@ -169,6 +169,6 @@ fn expire(deployment: &Deployment, end: &str) -> Result<()> {
     Ok(fs::write(deployment.path("state/identity.json"), document.to_string())?)
 }
 
-fn days_ago(days: i64) -> String {
+pub(crate) fn days_ago(days: i64) -> String {
     (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * days)).to_string()
 }

@@ -16,6 +16,7 @@ mod lock;
 mod node_faults;
 mod outbound;
 mod posture;
+mod pull;
 mod real_docker;
 mod reinsert;
 mod revert;

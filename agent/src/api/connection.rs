@@ -1,17 +1,19 @@
 //! One connection from its handshake to its end, each step with a deadline.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
 use deadlight_shared::Identity;
 use deadlight_shared::enrol::{EXPORTER_LABEL, EXPORTER_LENGTH};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
+use rustls::{ConnectionCommon, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,9 +23,9 @@ use tower::ServiceExt as _;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
 /// Header, body, work and answer together; causes alone may take Docker's two seconds.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
 /// A trust document that revokes as many keys as it may has some 40 KiB as a header.
-const MAX_HEADER_BYTES: usize = 64 * 1024;
+pub(super) const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 /// What both ends of this TLS connection know and nobody else: its exported keying material.
 #[derive(Debug, Clone)]
@@ -37,6 +39,44 @@ pub(super) struct Peer {
     pub(super) channel: Channel,
 }
 
+impl Peer {
+    /// The other end of a connection whose handshake is done; `None`, with a line in the log, when it is nobody.
+    pub(super) fn of<T>(tls: &ConnectionCommon<T>, address: SocketAddr) -> Option<Self> {
+        let certificate = tls.peer_certificates().and_then(|chain| chain.first());
+        let identity = match certificate.map(Identity::of_certificate) {
+            Some(Ok(identity)) => identity,
+            Some(Err(error)) => {
+                tracing::warn!(%address, %error, "a certificate of our CA without an identity");
+                return None;
+            }
+            None => {
+                tracing::warn!(%address, "no client certificate");
+                return None;
+            }
+        };
+        let mut channel = [0; EXPORTER_LENGTH];
+        if let Err(error) = tls.export_keying_material(&mut channel, EXPORTER_LABEL, None) {
+            tracing::warn!(%address, %error, "a connection without keying material");
+            return None;
+        }
+        Some(Self { address, identity, channel: Channel(channel) })
+    }
+}
+
+/// What answers the requests of `peer`.
+pub(super) fn service(
+    peer: Peer,
+    router: Router,
+) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static> {
+    service_fn(move |mut request: hyper::Request<Incoming>| {
+        let extensions = request.extensions_mut();
+        extensions.insert(peer.identity.clone());
+        extensions.insert(peer.address);
+        extensions.insert(peer.channel.clone());
+        router.clone().oneshot(request)
+    })
+}
+
 /// The handshake, and what the peer then asks.
 pub(super) async fn serve(stream: TcpStream, address: SocketAddr, tls: Arc<ServerConfig>, router: Router) {
     let stream = match timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls).accept(stream)).await {
@@ -44,28 +84,14 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, tls: Arc<Serve
         Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(%address, "TLS handshake took too long"),
     };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let identity = match certificate.map(Identity::of_certificate) {
-        Some(Ok(identity)) => identity,
-        Some(Err(error)) => return tracing::warn!(%address, %error, "a certificate of our CA without an identity"),
-        None => return tracing::warn!(%address, "no client certificate"),
-    };
-    let mut channel = [0; EXPORTER_LENGTH];
-    if let Err(error) = stream.get_ref().1.export_keying_material(&mut channel, EXPORTER_LABEL, None) {
-        return tracing::warn!(%address, %error, "a connection without keying material");
+    if let Some(peer) = Peer::of(stream.get_ref().1, address) {
+        answer(stream, peer, router).await;
     }
-    answer(stream, Peer { address, identity, channel: Channel(channel) }, router).await;
 }
 
 /// Answers one request of `peer`.
-pub(super) async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router: Router) {
-    let Peer { address, identity, channel } = peer;
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(identity.clone());
-        request.extensions_mut().insert(address);
-        request.extensions_mut().insert(channel.clone());
-        router.clone().oneshot(request)
-    });
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router: Router) {
+    let (address, service) = (peer.address, service(peer, router));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_LIMIT)

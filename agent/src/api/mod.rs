@@ -1,5 +1,7 @@
 //! The agent's HTTPS interface, for scanners of this deployment only.
 
+mod backoff;
+mod call;
 #[cfg(test)]
 mod captured;
 mod connection;
@@ -7,6 +9,7 @@ mod enrol;
 mod routes;
 mod server;
 
+pub use call::Caller;
 pub use connection::Channel;
 pub use enrol::enrol_router;
 pub use routes::router;

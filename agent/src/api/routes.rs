@@ -52,6 +52,7 @@ pub fn router(node: Arc<Node>, keyring: Arc<Keyring>) -> Router {
         .route("/v1/certificate", put(put_certificate))
         .route("/v1/exposures", put(put_exposures))
         .route("/v1/status", get(get_status))
+        .route("/v1/alive", get(async || StatusCode::NO_CONTENT))
         .route("/v1/explain/{protocol}/{port}", get(get_explanation))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "no such path"))
         .method_not_allowed_fallback(async || Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here"))

@@ -1,6 +1,5 @@
 //! `run`: the daemon.
 
-use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,19 +7,18 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use deadlight_shared::Identity;
 use deadlight_shared::hint::{self, HintExt as _};
+use futures_util::future::Either;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::enroll::{enroll_once, keyring};
 use super::keep::keep;
-use crate::api::{Server, router};
-use crate::config::Config;
+use crate::api::{Caller, Server, router};
+use crate::config::{Config, Pull};
 use crate::firewall::Linux;
 use crate::node::Node;
 
 pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("DEADLIGHT_LOG").unwrap_or_else(|_| "info".into());
-    let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    super::log("info");
     if let Some(file) = enroll_file {
         enroll_once(&config, file).await?;
     }
@@ -34,23 +32,34 @@ pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::R
     if let Err(error) = config.operator() {
         tracing::error!("{}: allowlists open nothing meanwhile", hint::render(&error));
     }
-    let (listen, mode, docker_socket) = (config.listen, config.mode, config.docker_socket.clone());
+    let (listen, pull, mode) = (config.listen, config.pull.clone(), config.mode);
+    let docker_socket = config.docker_socket.clone();
     let node = Arc::new(Node::new(name, config, Box::new(Linux)));
     match node.arm().await {
         Ok(written) => written.iter().for_each(|change| tracing::info!(%change, "guard in place")),
         Err(error) => tracing::error!("{}", hint::render(&error)),
     }
-    let server = Server::bind(listen, keyring.tls(), router(Arc::clone(&node), keyring))
-        .await
-        .hint("`listen` must be an address of this node that nobody else listens on; `ss -lntp` shows who does")?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     let stop = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     };
-    tracing::info!(node = %node.name(), %mode, %listen, "agent started");
+    let routes = router(Arc::clone(&node), Arc::clone(&keyring));
+    let serving = match pull {
+        Some(Pull { scanners }) => {
+            tracing::info!(node = %node.name(), %mode, ?scanners, "agent started; it does not listen");
+            Either::Left(Caller::new(scanners, keyring.calls(), routes).run(stop))
+        }
+        None => {
+            let server = Server::bind(listen, keyring.tls(), routes).await.hint(
+                "`listen` must be an address of this node that nobody else listens on; `ss -lntp` shows who does",
+            )?;
+            tracing::info!(node = %node.name(), %mode, %listen, "agent started");
+            Either::Right(server.run(stop))
+        }
+    };
     let keeping = tokio::spawn(keep(node, docker_socket));
-    server.run(stop).await;
+    serving.await;
     keeping.abort();
     tracing::info!("agent stopped; its rules stay");
     Ok(ExitCode::SUCCESS)

@@ -11,7 +11,7 @@ use deadlight_shared::hint::HintExt as _;
 use deadlight_shared::tls::TlsError;
 
 use super::print;
-use crate::config::Config;
+use crate::config::{Config, Pull};
 use crate::identity::{Document, Enrolled, IdentityError, Keyring, Window, WindowError};
 
 /// A line has some 100 characters; what is longer is something else.
@@ -39,6 +39,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     if !arguments.again && is_enrolled(config)? {
         return Ok(Err(IdentityError::Again).hint("--again replaces the node's key and whom it trusts")?);
     }
+    super::log("warn");
     let Enrolled { node, key, validity } = enroll(config, line).await?;
     let until = validity.to;
     print(&format!(
@@ -81,9 +82,17 @@ async fn enroll(config: &Config, line: EnrolLine) -> anyhow::Result<Enrolled> {
             .hint("the line is for another node, or `node` in the configuration is wrong")?);
     }
     let window = Window::new(line, &config.state_dir)?;
-    let waiting = format!("waiting on {} for the scanner that printed the line, for 10 minutes", config.listen);
-    writeln!(io::stderr(), "{waiting}").context("failed to say what is waited for")?;
-    let hint = match window.wait(config.listen).await {
+    let way = match &config.pull {
+        Some(_) => "calling".to_owned(),
+        None => format!("waiting on {} for", config.listen),
+    };
+    writeln!(io::stderr(), "{way} the scanner that printed the line, for 10 minutes")
+        .context("failed to say what is waited for")?;
+    let enrolled = match config.pull.clone() {
+        Some(Pull { scanners }) => window.call(scanners).await,
+        None => window.wait(config.listen).await,
+    };
+    let hint = match enrolled {
         Ok(enrolled) => return Ok(enrolled),
         Err(error @ WindowError::Timeout) => {
             return Ok(Err(error).hint(

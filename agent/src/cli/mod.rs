@@ -6,7 +6,7 @@ mod harden;
 mod keep;
 mod show;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -169,6 +169,13 @@ fn warn_unsaved(unsaved: Option<&LedgerError>, consequence: &str) {
         let chain = chain.trim_start_matches("error: ");
         let _best_effort = writeln!(io::stderr(), "warning: state not persisted: {chain}; {consequence}");
     }
+}
+
+/// Messages of `level` and above go to standard error.
+fn log(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DEADLIGHT_LOG").unwrap_or_else(|_| level.into());
+    let ansi = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
 }
 
 fn complain(error: &anyhow::Error) {

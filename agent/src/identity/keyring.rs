@@ -8,9 +8,9 @@ use deadlight_shared::tls::{Credentials, TlsError, TlsPaths, Validity};
 use deadlight_shared::trust::{SignedTrust, TrustError};
 use deadlight_shared::{Identity, KeyId};
 use rcgen::{CertificateParams, KeyPair};
-use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::watch;
 
 use super::document::{Document, DocumentError, Pair};
@@ -20,6 +20,7 @@ pub struct Keyring {
     state_dir: PathBuf,
     held: Mutex<Held>,
     tls: watch::Sender<Arc<ServerConfig>>,
+    calls: watch::Sender<Arc<ClientConfig>>,
 }
 
 struct Held {
@@ -86,12 +87,18 @@ impl Keyring {
             (None, None) => return Err(IdentityError::None),
         };
         let (tls, _) = watch::channel(Arc::new(credentials.server_config()?));
-        Ok(Self { state_dir, held: Mutex::new(Held { document, credentials, pending: None }), tls })
+        let (calls, _) = watch::channel(Arc::new(credentials.calling_config()?));
+        Ok(Self { state_dir, held: Mutex::new(Held { document, credentials, pending: None }), tls, calls })
     }
 
     /// How connections are met, now and after each change.
     pub fn tls(&self) -> watch::Receiver<Arc<ServerConfig>> {
         self.tls.subscribe()
+    }
+
+    /// How scanners are called, now and after each change.
+    pub fn calls(&self) -> watch::Receiver<Arc<ClientConfig>> {
+        self.calls.subscribe()
     }
 
     /// Who we are.
@@ -118,7 +125,9 @@ impl Keyring {
         }
         let credentials = held.credentials.clone().with_trust(&trust)?;
         tracing::info!(generation = trust.generation, revoked = trust.revoked.len(), "told whom to trust");
-        self.tls.send_replace(Arc::new(credentials.server_config()?));
+        let (server, client) = (credentials.server_config()?, credentials.calling_config()?);
+        self.tls.send_replace(Arc::new(server));
+        self.calls.send_replace(Arc::new(client));
         held.credentials = credentials;
         held.document.trust = Some(trust);
         // In force at once, also where it cannot be kept: a revoked key must not wait for a disk.
@@ -148,12 +157,13 @@ impl Keyring {
         if found != own {
             return Err(IdentityError::OtherIdentity { found: found.clone(), own: own.clone() });
         }
-        let server = Arc::new(credentials.server_config()?);
+        let (server, client) = (credentials.server_config()?, credentials.calling_config()?);
         let mut document = held.document.clone();
         document.pair = Some(Pair { certificate: certificate.to_owned(), key });
         document.save(&self.state_dir)?;
         *held = Held { document, credentials, pending: None };
-        self.tls.send_replace(server);
+        self.tls.send_replace(Arc::new(server));
+        self.calls.send_replace(Arc::new(client));
         Ok(())
     }
 

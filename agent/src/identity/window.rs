@@ -7,19 +7,18 @@ use std::time::Duration;
 
 use deadlight_shared::enrol::{EnrolLine, ProofError};
 use deadlight_shared::operator::{OperatorKey, OperatorKeyError};
-use deadlight_shared::tls::{Credentials, TlsError, Validity, pinned_server_config};
+use deadlight_shared::tls::{Credentials, TlsError, Validity, pinned_calling_config, pinned_server_config};
 use deadlight_shared::trust::{SignedTrust, TrustError};
 use deadlight_shared::wire::{CertificateCall, EnrolAnswer, EnrolCall};
 use deadlight_shared::{Identity, KeyId, Name};
 use rcgen::{CertificateParams, KeyPair};
-use rustls::ServerConfig;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::document::{Document, DocumentError, Pair};
 use super::keyring::{key_id, key_of, request};
-use crate::api::{Channel, Server, ServerError, enrol_router};
+use crate::api::{Caller, Channel, Server, ServerError, enrol_router};
 
 /// How long the window stays open: as long as the line is good for.
 const OPEN: Duration = Duration::from_secs(600);
@@ -118,11 +117,24 @@ impl Window {
     /// Listens on `address` until the node is enrolled.
     pub async fn wait(self, address: SocketAddr) -> Result<Enrolled, WindowError> {
         let window = Arc::new(self);
-        let (_tls, tls) = watch::channel(Arc::new(window.tls()?));
+        let (certificate, key) = window.shown()?;
+        let (_tls, tls) = watch::channel(Arc::new(pinned_server_config(window.line.authority, certificate, key)?));
         let server = Server::bind(address, tls, enrol_router(Arc::clone(&window))).await?;
-        let serving = server.run(window.done.notified());
+        window.enrolled(server.run(window.done.notified())).await
+    }
+
+    /// Calls `scanners` until the node is enrolled.
+    pub async fn call(self, scanners: Vec<SocketAddr>) -> Result<Enrolled, WindowError> {
+        let window = Arc::new(self);
+        let (certificate, key) = window.shown()?;
+        let (_tls, tls) = watch::channel(Arc::new(pinned_calling_config(window.line.authority, certificate, key)?));
+        let caller = Caller::new(scanners, tls, enrol_router(Arc::clone(&window)));
+        window.enrolled(caller.run(window.done.notified())).await
+    }
+
+    async fn enrolled(&self, serving: impl Future<Output = ()>) -> Result<Enrolled, WindowError> {
         timeout(OPEN, serving).await.map_err(|_| WindowError::Timeout)?;
-        match &*window.progress.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.progress.lock().unwrap_or_else(PoisonError::into_inner) {
             Progress::Enrolled(enrolled) => Ok(enrolled.clone()),
             Progress::Waiting | Progress::Proven => Err(WindowError::Timeout),
         }
@@ -178,10 +190,9 @@ impl Window {
         Ok(())
     }
 
-    /// Shows the key that was made here; a caller must have a certificate of the CA that the line names.
-    fn tls(&self) -> Result<ServerConfig, WindowError> {
+    /// What shows the key that was made here.
+    fn shown(&self) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), WindowError> {
         let certificate = CertificateParams::default().self_signed(&self.key)?.der().clone();
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
-        Ok(pinned_server_config(self.line.authority, certificate, key)?)
+        Ok((certificate, PrivatePkcs8KeyDer::from(self.key.serialize_der()).into()))
     }
 }

@@ -7,14 +7,16 @@ use aws_lc_rs::rand;
 use clap::Args;
 use deadlight_shared::enrol::{EnrolLine, SECRET_LENGTH, Secret};
 use deadlight_shared::hint::{HintExt as _, causes};
+use deadlight_shared::tls::Credentials;
 use deadlight_shared::{KeyId, Name};
 use jiff::Timestamp;
+use reqwest::Url;
 
 use super::check::{self, today};
 use super::{Exit, Failure, print};
-use crate::config::TrustSource;
+use crate::config::{Config, TrustSource, Way};
 use crate::deliver::EnrolError;
-use crate::pki::{InvitationError, PkiError, Registry};
+use crate::pki::{InvitationError, Pki, PkiError, Registry};
 use crate::upkeep::{self, UpkeepError};
 
 /// Between two looks whether the node's window is open.
@@ -38,9 +40,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         return Ok(Err("only the scanner that has the CA can enrol; the configuration has no [pki]")
             .hint("run this where `deadlight-scanner pki init` was run, and name its directory in [pki]")?);
     };
-    let Some((node, url)) = upkeep::with_agent(&config).find(|(node, _)| node.name == name) else {
-        return Ok(Err(format!("the configuration has no [[node]] {name} with an agent"))
-            .hint("add it, with agent = \"https://ADDRESS:7443\", and run this again")?);
+    let Some((_, way)) = upkeep::with_agent(&config).find(|(node, _)| node.name == name) else {
+        return Ok(Err(format!("the configuration has no [[node]] {name} with an agent")).hint(
+            "add it, with agent = \"https://ADDRESS:7443\", or \"pull\" where it shall call, and run this again",
+        )?);
     };
     let now = Timestamp::now();
     // The node will know us by the CA that signs now.
@@ -62,18 +65,28 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         return Ok(Exit::Fine);
     }
 
+    match way {
+        Way::Push(url) => call(pki, &credentials, &name, url).await?,
+        Way::Pull => await_call(&config, pki, &credentials, &name).await?,
+    }
+    let registry = pki.read()?;
+    let key = registry.as_ref().and_then(|registry| key_of(registry, &name)).map(|key| key.to_string());
+    tell(&format!("{name} is enrolled; the fingerprint of its key is {}", key.unwrap_or_default()));
+    Ok(Exit::Fine)
+}
+
+/// Calls the node until it is enrolled.
+async fn call(pki: &Pki, credentials: &Credentials, name: &Name, url: &Url) -> Result<(), Failure> {
     let mut told = String::new();
     loop {
-        match upkeep::enrol(pki, &credentials, &node.name, url, Timestamp::now()).await {
-            Ok(()) => break,
+        match upkeep::enrol(pki, credentials, name, url, Timestamp::now()).await {
+            Ok(()) => return Ok(()),
             // A scanner that runs beside us has seen the invitation too.
-            Err(UpkeepError::Pki(PkiError::Invitation(InvitationError::Used { .. }))) => break,
-            Err(error @ UpkeepError::Pki(_)) => {
-                return Ok(Err(error).hint(format!("deadlight-scanner enroll {name} prints a new line"))?);
-            }
+            Err(UpkeepError::Pki(PkiError::Invitation(InvitationError::Used { .. }))) => return Ok(()),
+            Err(error @ UpkeepError::Pki(_)) => return Ok(Err(error).hint(another_line(name))?),
             Err(error) => {
                 let text = match &error {
-                    UpkeepError::Enrol(EnrolError::Reach { .. }) => format!("waiting for {url}: {}", causes(&error)),
+                    UpkeepError::Enrol(EnrolError::Reach(_)) => format!("waiting for {url}: {}", causes(&error)),
                     _ => causes(&error),
                 };
                 if text != told {
@@ -84,10 +97,31 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             }
         }
     }
-    let registry = pki.read()?;
-    let key = registry.as_ref().and_then(|registry| key_of(registry, &name)).map(|key| key.to_string());
-    tell(&format!("{name} is enrolled; the fingerprint of its key is {}", key.unwrap_or_default()));
-    Ok(Exit::Fine)
+}
+
+/// Waits until the node has called and is enrolled, by us or by a scanner that runs beside us.
+async fn await_call(config: &Config, pki: &Pki, credentials: &Credentials, name: &Name) -> Result<(), Failure> {
+    let _hub = match upkeep::open(config, Some(credentials)) {
+        Err(UpkeepError::Listen(error)) if error.source.kind() == io::ErrorKind::AddrInUse => {
+            tell(&format!("{} is in use: the scanner that runs here has to meet {name}", error.address));
+            None
+        }
+        opened => opened?,
+    };
+    loop {
+        let Some(registry) = pki.read()? else { return Err("the CA has forgotten the invitation".into()) };
+        match registry.invitation(name, Timestamp::now()) {
+            Ok(_) => tokio::time::sleep(PAUSE).await,
+            // Used up, but is it there?
+            Err(InvitationError::Used { .. }) if registry.is_told(name) => return Ok(()),
+            Err(InvitationError::Used { .. }) => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Ok(Err(error).hint(another_line(name))?),
+        }
+    }
+}
+
+fn another_line(name: &Name) -> String {
+    format!("deadlight-scanner enroll {name} prints a new line")
 }
 
 fn key_of(registry: &Registry, node: &Name) -> Option<KeyId> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use deadlight_shared::hint::{self, Hinted};
+use deadlight_shared::hint::{self, HintExt as _, Hinted};
 use deadlight_shared::wire::{Order, Report};
 use deadlight_shared::{Finding, Identity, Name, Port, PortSet};
 use jiff::Timestamp;
@@ -19,12 +19,13 @@ use super::scan::watched_sweep;
 use super::story::Story;
 use super::{Exit, Failure};
 use crate::assess::{Assessment, Expectation, assess};
-use crate::config::{Config, Node, TrustSource};
+use crate::config::{Config, Node, TrustSource, Way};
 use crate::deliver::{Agent, DeliverError};
 use crate::net;
 use crate::permits::Permits;
 use crate::pki::Registry;
 use crate::probe::{Outcome, Payloads};
+use crate::pull::{Hub, Purpose};
 use crate::round::{self, Ending};
 use crate::store::{Store, StoreError};
 use crate::sweep::{Limits, Method, Plan, PlannedNode, Sweep, rescan};
@@ -57,7 +58,6 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let now = Timestamp::now();
     let config = check::load(&arguments.file.config, today(now))?;
-    let agents = agents(&config)?;
     let store = Store::open(&config.state, now).map_err(|error| {
         let remedy = match error {
             StoreError::Busy { .. } => "stop the other one, or give this one a state file of its own",
@@ -65,8 +65,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         };
         Hinted::new(error, remedy)
     })?;
+    let hub = upkeep::open(&config, check::credentials(&config)?.as_ref())
+        .hint("[pull] listen must be an address of this host that nobody else listens on; `ss -lntp` shows who does")?;
+    let agents = agents(&config, hub.as_ref())?;
     let payloads = check::payloads(config.payloads.as_deref())?;
-    let mut scanner = Scanner { config, agents, told: 0, store, payloads, story: Story };
+    let mut scanner = Scanner { config, hub, agents, told: 0, store, payloads, story: Story };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
         match arguments.once {
@@ -89,6 +92,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
 
 struct Scanner {
     config: Config,
+    /// Where nodes call.
+    hub: Option<Hub>,
     agents: BTreeMap<Name, Agent>,
     /// The generation of the trust document that calls to them carry.
     told: u64,
@@ -120,8 +125,8 @@ impl Scanner {
     async fn keep_certificates(&mut self) {
         let kept: Result<(), Failure> = async {
             if let Some(TrustSource::Pki(pki)) = &self.config.trust {
-                upkeep::keep(&self.config, pki, Timestamp::now()).await?;
-                self.agents = agents(&self.config)?;
+                upkeep::keep(&self.config, pki, self.hub.as_ref(), Timestamp::now()).await?;
+                self.agents = agents(&self.config, self.hub.as_ref())?;
                 self.told = pki.read()?.map_or(0, |registry| registry.trust().generation);
                 upkeep::spread(pki, &self.agents, Timestamp::now()).await?;
             }
@@ -269,18 +274,26 @@ async fn deliver(agent: Agent, order: Order) -> (Name, Result<Report, DeliverErr
 }
 
 /// The way to every agent, by the certificate that we have now.
-fn agents(config: &Config) -> Result<BTreeMap<Name, Agent>, Failure> {
+fn agents(config: &Config, hub: Option<&Hub>) -> Result<BTreeMap<Name, Agent>, Failure> {
     let Some(credentials) = check::credentials(config)? else { return Ok(BTreeMap::new()) };
     let registry = match &config.trust {
         Some(TrustSource::Pki(pki)) => pki.read()?,
         _ => None,
     };
-    let agent = |(node, url): (&Node, _)| {
-        let tls = credentials.client_config(Identity::Agent(node.name.clone()))?;
-        let trust = registry.as_ref().map(Registry::signed_trust);
-        Ok((node.name.clone(), Agent::new(&node.name, url, tls, trust)?))
-    };
-    upkeep::with_agent(config).map(agent).collect()
+    let trust = registry.as_ref().map(Registry::signed_trust);
+    let mut agents = BTreeMap::new();
+    for (node, way) in upkeep::with_agent(config) {
+        let agent = match (way, hub) {
+            (Way::Push(url), _) => {
+                let tls = credentials.client_config(Identity::Agent(node.name.clone()))?;
+                Agent::new(&node.name, url, tls, trust)?
+            }
+            (Way::Pull, Some(hub)) => Agent::calling(&node.name, hub, Purpose::Work, trust),
+            (Way::Pull, None) => continue,
+        };
+        agents.insert(node.name.clone(), agent);
+    }
+    Ok(agents)
 }
 
 /// What to sweep: the configured ports, the node's own, and everything that has a finding.

@@ -86,11 +86,7 @@ impl Story {
     pub(super) fn no_report(self, node: &Name, agent: &Agent, error: &DeliverError) {
         let chain = deadlight_shared::hint::render(error);
         let reason = printable(chain.trim_start_matches("error: "), 2 * SHOWN);
-        self.line(
-            ALARM,
-            "AGENT",
-            format_args!("{node} ({}): no report, its findings stay open: {reason}", agent.url()),
-        );
+        self.line(ALARM, "AGENT", format_args!("{node} ({agent}): no report, its findings stay open: {reason}"));
     }
 
     /// The agent's answer to what is open now, or was not proven closed before.

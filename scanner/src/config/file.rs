@@ -1,6 +1,6 @@
 //! The configuration as it is written.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -26,6 +26,8 @@ pub(super) struct File {
     pub(super) allowlist: Allowlist,
     pub(super) tls: Option<TlsPaths>,
     pub(super) pki: Option<Pki>,
+    #[serde(default)]
+    pub(super) pull: Pull,
     #[serde(default)]
     pub(super) store: Store,
 }
@@ -83,6 +85,12 @@ pub(super) struct Allowlist {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct Pull {
+    pub(super) listen: SocketAddr,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Store {
     pub(super) file: PathBuf,
 }
@@ -98,6 +106,12 @@ impl Default for Sweep {
 impl Default for Allowlist {
     fn default() -> Self {
         Self { signed: "permits.json".into() }
+    }
+}
+
+impl Default for Pull {
+    fn default() -> Self {
+        Self { listen: (Ipv6Addr::UNSPECIFIED, 7444).into() }
     }
 }
 

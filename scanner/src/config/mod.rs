@@ -3,7 +3,7 @@
 mod file;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,6 +57,8 @@ pub struct Config {
     pub signed: PathBuf,
     /// Where our certificate is; there when a node has an agent.
     pub trust: Option<TrustSource>,
+    /// Where the agents of pull mode call.
+    pub pull: SocketAddr,
     /// The state file.
     pub state: PathBuf,
 }
@@ -78,11 +80,20 @@ pub struct Node {
     /// Its addresses; at least one.
     pub addresses: Vec<IpAddr>,
     /// Its agent.
-    pub agent: Option<Url>,
+    pub agent: Option<Way>,
     /// Its labels.
     pub labels: Vec<String>,
     /// The TCP port that must answer.
     pub control: Option<Port>,
+}
+
+/// How an agent is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// It listens there.
+    Push(Url),
+    /// It calls us.
+    Pull,
 }
 
 /// Why a configuration is refused.
@@ -112,7 +123,7 @@ pub enum ConfigError {
         node: Name,
     },
     /// An agent that cannot be reached by this text.
-    #[error("agent of node {node}: `{}` is not like https://198.51.100.11:7443", deadlight_shared::text::printable(.text, 80))]
+    #[error("agent of node {node}: `{}` is not like https://198.51.100.11:7443, nor \"pull\"", deadlight_shared::text::printable(.text, 80))]
     AgentUrl {
         /// The node.
         node: Name,
@@ -177,7 +188,8 @@ impl Config {
     }
 
     fn check(file: file::File, path: &Path, today: Date) -> Result<Self, ConfigError> {
-        let file::File { vantage, sweep, node, allow, allowlist: file::Allowlist { signed }, tls, pki, store } = file;
+        let file::File { vantage, sweep, node, allow, allowlist: file::Allowlist { signed }, tls, pki, pull, store } =
+            file;
         if !(SHORTEST_EVERY..=LONGEST_EVERY).contains(&sweep.every) {
             return Err(ConfigError::Every(sweep.every));
         }
@@ -221,6 +233,7 @@ impl Config {
             allowlist,
             signed: directory.join(signed),
             trust,
+            pull: pull.listen,
             state: directory.join(store.file),
             nodes,
         })
@@ -244,7 +257,8 @@ impl Node {
     }
 
     fn agent_port(&self) -> Option<Port> {
-        Port::new(Protocol::Tcp, self.agent.as_ref()?.port_or_known_default()?)
+        let Some(Way::Push(url)) = &self.agent else { return None };
+        Port::new(Protocol::Tcp, url.port_or_known_default()?)
     }
 }
 
@@ -300,7 +314,11 @@ fn checked_node(node: file::Node) -> Result<Node, ConfigError> {
     }
     let agent = match agent {
         None => None,
-        Some(text) => Some(agent_url(&text).ok_or_else(|| ConfigError::AgentUrl { node: name.clone(), text })?),
+        Some(text) if text == "pull" => Some(Way::Pull),
+        Some(text) => match agent_url(&text) {
+            Some(url) => Some(Way::Push(url)),
+            None => return Err(ConfigError::AgentUrl { node: name, text }),
+        },
     };
     match addresses.is_empty() {
         true => Err(ConfigError::NoAddresses(name)),
@@ -437,6 +455,17 @@ mod tests {
         ] {
             assert!(agent_url(bad).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_node_that_calls_has_no_port_of_its_own() {
+        let text = TEMPLATE.replace("https://198.51.100.11:7443", "pull");
+        let config = parse(&text).unwrap();
+        assert_eq!(config.nodes[0].agent, Some(Way::Pull));
+        assert_eq!((config.nodes[0].control_port(), config.nodes[0].own_ports()), (None, PortSet::default()));
+        assert_eq!(config.pull, parse(&uncommented()).unwrap().pull);
+        let text = error(&TEMPLATE.replace("https://198.51.100.11:7443", "pul"));
+        assert_eq!(text, "agent of node n1: `pul` is not like https://198.51.100.11:7443, nor \"pull\"");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod enrol;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,14 +13,20 @@ use deadlight_shared::trust::{SignedTrust, TRUST_HEADER};
 use deadlight_shared::wire::{
     CertificateCall, MAX_ANSWER, Order, OrderError, OrderMark, Problem, RenewAnswer, Report, Status,
 };
+use hyper::body::Bytes;
+use hyper::{Method, StatusCode};
 use jiff::fmt::rfc2822;
 use jiff::{SignedDuration, Timestamp, Unit};
-use reqwest::header::{DATE, HeaderMap, HeaderValue};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderValue};
+use reqwest::{Client, Response, Url};
 use rustls::ClientConfig;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use enrol::{EnrolError, Window};
+pub use enrol::{EnrolError, Meeting, Window};
+
+use crate::line::{Answer, Ask, LineError};
+use crate::pull::{Hub, PullError, Purpose};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Covers an agent that waits for another program's hold on the firewall.
@@ -35,12 +42,20 @@ const SHOWN: usize = 300;
 #[derive(Debug, Clone)]
 pub struct Agent {
     node: Name,
-    url: Url,
-    client: Client,
+    way: Way,
+    trust: Option<HeaderValue>,
     /// The generation of the trust document that it last said to hold; 0 when it has said nothing.
     held: Arc<AtomicU64>,
     /// Seconds that its clock was ahead of ours when it last answered.
     ahead: Arc<AtomicI64>,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    /// We call it.
+    Push { url: Url, client: Client },
+    /// It calls us.
+    Pull { hub: Hub, purpose: Purpose },
 }
 
 /// Why an order has no report.
@@ -61,6 +76,9 @@ pub enum DeliverError {
         #[source]
         source: reqwest::Error,
     },
+    /// The agent does not call, or not as it should.
+    #[error("failed to reach the agent by its call")]
+    Pull(#[source] PullError),
     /// The answer is larger than a report may be.
     #[error("the agent's answer is longer than {MAX_ANSWER} bytes")]
     TooLong,
@@ -99,34 +117,35 @@ pub enum DeliverError {
 impl Agent {
     /// The agent of `node` at `url`, which has to prove to `tls` who it is. Each call carries `trust`.
     pub fn new(node: &Name, url: &Url, tls: ClientConfig, trust: Option<&SignedTrust>) -> Result<Self, DeliverError> {
-        let mut headers = HeaderMap::new();
-        // Base64 has no character that a header could not carry.
-        if let Some(value) = trust.and_then(|trust| HeaderValue::from_str(&trust.to_header()).ok()) {
-            headers.insert(TRUST_HEADER, value);
-        }
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
-            .default_headers(headers)
             .https_only(true)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_LIMIT)
-            .timeout(TOTAL_LIMIT)
             .user_agent(concat!("deadlight-scanner/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(DeliverError::Client)?;
-        Ok(Self { node: node.clone(), url: url.clone(), client, held: Arc::default(), ahead: Arc::default() })
+        Ok(Self::by(node, Way::Push { url: url.clone(), client }, trust))
     }
 
-    /// Where the agent is.
-    pub fn url(&self) -> &Url {
-        &self.url
+    /// The agent of `node`, which calls us at `hub`.
+    pub fn calling(node: &Name, hub: &Hub, purpose: Purpose, trust: Option<&SignedTrust>) -> Self {
+        Self::by(node, Way::Pull { hub: hub.clone(), purpose }, trust)
+    }
+
+    fn by(node: &Name, way: Way, trust: Option<&SignedTrust>) -> Self {
+        // Base64 has no character that a header could not carry.
+        let trust = trust.and_then(|trust| HeaderValue::from_str(&trust.to_header()).ok());
+        Self { node: node.clone(), way, trust, held: Arc::default(), ahead: Arc::default() }
     }
 
     /// Sends `order`; the report of what was done.
     pub async fn deliver(&self, order: &Order) -> Result<Report, DeliverError> {
         order.check()?;
-        let put = |order: &Order| self.ask(self.client.put(self.path("/v1/exposures")).json(order));
+        let put = async |order: &Order| {
+            read(&self.answer(self.question(Method::PUT, "/v1/exposures", TOTAL_LIMIT).with(order)?).await?)
+        };
         let mut report: Result<Report, _> = put(order).await;
         if let (Err(DeliverError::Said { status: StatusCode::CONFLICT, .. }), Some(ahead)) = (&report, self.ahead()) {
             // Its clock is wrong, and the order is not: it may take as long to arrive by that clock as by ours.
@@ -144,12 +163,13 @@ impl Agent {
 
     /// The agent's state of health.
     pub async fn status(&self) -> Result<Status, DeliverError> {
-        self.ask(self.client.get(self.path("/v1/status")).timeout(STATUS_LIMIT)).await
+        read(&self.answer(self.question(Method::GET, "/v1/status", STATUS_LIMIT)).await?)
     }
 
     /// Asks for a request for its next certificate (PKCS#10, PEM).
     pub async fn request_renewal(&self) -> Result<String, DeliverError> {
-        let RenewAnswer { request } = self.ask(self.client.post(self.path("/v1/renew")).timeout(STATUS_LIMIT)).await?;
+        let answer = self.answer(self.question(Method::POST, "/v1/renew", STATUS_LIMIT)).await?;
+        let RenewAnswer { request } = read(&answer)?;
         Ok(request)
     }
 
@@ -157,8 +177,8 @@ impl Agent {
     pub async fn install(&self, certificate: String) -> Result<(), DeliverError> {
         let schema = CertificateCall::SCHEMA.to_owned();
         let call = CertificateCall { schema, certificate, operator_key: None };
-        let put = self.client.put(self.path("/v1/certificate")).timeout(STATUS_LIMIT).json(&call);
-        self.answer(put).await.map(|_| ())
+        let ask = self.question(Method::PUT, "/v1/certificate", STATUS_LIMIT).with(&call)?;
+        self.answer(ask).await.map(drop)
     }
 
     /// The generation of the trust document that the agent said to hold when it last answered.
@@ -166,29 +186,25 @@ impl Agent {
         Some(self.held.load(Ordering::Relaxed)).filter(|held| *held > 0)
     }
 
-    fn path(&self, path: &str) -> Url {
-        let mut url = self.url.clone();
-        url.set_path(path);
-        url
+    fn question(&self, method: Method, path: &'static str, limit: Duration) -> Ask {
+        Ask { method, path, body: None, trust: self.trust.clone(), limit }
     }
 
-    async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, DeliverError> {
-        serde_json::from_slice(&self.answer(request).await?).map_err(DeliverError::Malformed)
-    }
-
-    async fn answer(&self, request: RequestBuilder) -> Result<Vec<u8>, DeliverError> {
-        let reach =
-            |source: reqwest::Error| DeliverError::Reach { url: self.url.clone(), source: source.without_url() };
-        let response = request.send().await.map_err(reach)?;
-        let status = response.status();
-        if let Some(date) = response.headers().get(DATE).and_then(|value| rfc2822::parse(value.to_str().ok()?).ok()) {
+    async fn answer(&self, ask: Ask) -> Result<Bytes, DeliverError> {
+        let Answer { status, headers, body } = match &self.way {
+            Way::Push { url, client } => push(client, url, ask).await?,
+            Way::Pull { hub, purpose } => hub.ask(&self.node, *purpose, &ask).await.map_err(|error| match error {
+                PullError::Line(LineError::TooLong) => DeliverError::TooLong,
+                error => DeliverError::Pull(error),
+            })?,
+        };
+        if let Some(date) = headers.get(DATE).and_then(|value| rfc2822::parse(value.to_str().ok()?).ok()) {
             self.hear_clock(date.timestamp());
         }
-        let held = response.headers().get(TRUST_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let held = headers.get(TRUST_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
         if let Some(held) = held {
             self.held.store(held, Ordering::Relaxed);
         }
-        let body = bounded(response).await?.map_err(reach)?;
         if !status.is_success() {
             let detail = match serde_json::from_slice::<Problem>(&body) {
                 Ok(problem) => format!("{}: {}", problem.title, problem.detail),
@@ -218,6 +234,44 @@ impl Agent {
             false => Err(DeliverError::Outdated { ours, theirs: report.order }),
         }
     }
+}
+
+/// Where the agent is.
+impl fmt::Display for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.way {
+            Way::Push { url, .. } => url.fmt(f),
+            Way::Pull { .. } => f.write_str("by its call"),
+        }
+    }
+}
+
+impl Ask {
+    fn with<T: Serialize>(self, body: &T) -> Result<Self, DeliverError> {
+        let body = serde_json::to_vec(body).map_err(DeliverError::Malformed)?;
+        Ok(Self { body: Some(body.into()), ..self })
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, DeliverError> {
+    serde_json::from_slice(body).map_err(DeliverError::Malformed)
+}
+
+async fn push(client: &Client, agent: &Url, ask: Ask) -> Result<Answer, DeliverError> {
+    let reach = |source: reqwest::Error| DeliverError::Reach { url: agent.clone(), source: source.without_url() };
+    let mut url = agent.clone();
+    url.set_path(ask.path);
+    let mut request = client.request(ask.method, url).timeout(ask.limit);
+    if let Some(trust) = ask.trust {
+        request = request.header(TRUST_HEADER, trust);
+    }
+    if let Some(body) = ask.body {
+        request = request.header(CONTENT_TYPE, "application/json").body(body);
+    }
+    let response = request.send().await.map_err(reach)?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = bounded(response).await?.map_err(reach)?;
+    Ok(Answer { status, headers, body: body.into() })
 }
 
 /// The whole body, unless it is too long.

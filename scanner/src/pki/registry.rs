@@ -150,6 +150,8 @@ impl Registry {
         self.invitation(node, now)?;
         let mine = self.invitations.iter_mut().filter(|invitation| invitation.node == *node);
         mine.for_each(|invitation| invitation.used = Some(now));
+        // What the node was told before, its new key need not know.
+        self.held.remove(node);
         Ok(())
     }
 
@@ -166,6 +168,11 @@ impl Registry {
             latest.insert(certificate.identity.to_string(), certificate);
         }
         latest.into_values().collect()
+    }
+
+    /// Whether `identity` has a certificate.
+    pub fn knows(&self, identity: &Identity) -> bool {
+        self.latest().into_iter().any(|certificate| certificate.identity == *identity)
     }
 
     /// Whether the youngest certificate of `identity` is half through its life, or of a CA that signs no longer. How

@@ -1,5 +1,6 @@
 //! Mutual TLS 1.3 with the deployment's own CA. The only module that sets rustls up.
 
+mod pull;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject as _};
@@ -21,6 +23,8 @@ use crate::identity::Identity;
 use crate::key_id::KeyId;
 use crate::trust::Trust;
 use verify::{AgentVerifier, Anchor, AnyKey, Clock};
+
+pub use pull::{Caller, Callers, pinned_calling_config};
 
 /// Where the three files of one side are.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -205,11 +209,7 @@ impl Credentials {
     /// The server side: a client certificate of our CA is required, its role is the caller's to check.
     /// No session tickets, no early data: every connection proves itself anew.
     pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), provider())
-            .build()
-            .map_err(TlsError::Verifier)?;
-        let anchor = Anchor::Roots { verifier, revoked: Arc::clone(&self.revoked) };
-        server_config(anchor, self.clock(), self.chain.clone(), self.key.clone_key())
+        server_config(Arc::new(self.anchor()?), self.clock(), self.chain.clone(), self.key.clone_key())
     }
 
     /// The client side: the server must show a certificate of our CA that carries `expected`.
@@ -220,13 +220,7 @@ impl Credentials {
 
     /// The same for the call that renews: a certificate of one of the keys `renewable` may have ended up to 30 days ago.
     pub fn renewing_config(&self, expected: Identity, renewable: BTreeSet<KeyId>) -> Result<ClientConfig, TlsError> {
-        let verifier = AgentVerifier {
-            roots: Arc::clone(&self.roots),
-            revoked: Arc::clone(&self.revoked),
-            provider: provider(),
-            expected,
-            renewable,
-        };
+        let verifier = self.agent_verifier(expected, renewable);
         client_config(Arc::new(verifier), self.clock(), self.chain.clone(), self.key.clone_key())
     }
 
@@ -235,6 +229,23 @@ impl Credentials {
     pub fn enrolling_config(&self) -> Result<ClientConfig, TlsError> {
         let chain = self.chain.iter().chain(&self.authorities).cloned().collect();
         client_config(Arc::new(AnyKey { provider: provider() }), self.clock(), chain, self.key.clone_key())
+    }
+
+    fn agent_verifier(&self, expected: Identity, renewable: BTreeSet<KeyId>) -> AgentVerifier {
+        AgentVerifier {
+            roots: Arc::clone(&self.roots),
+            revoked: Arc::clone(&self.revoked),
+            provider: provider(),
+            expected,
+            renewable,
+        }
+    }
+
+    fn anchor(&self) -> Result<Anchor, TlsError> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), provider())
+            .build()
+            .map_err(TlsError::Verifier)?;
+        Ok(Anchor::Roots { verifier, revoked: Arc::clone(&self.revoked) })
     }
 
     /// The certificate was made after this instant, so it has passed.
@@ -261,12 +272,11 @@ pub fn pinned_server_config(
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ServerConfig, TlsError> {
-    let clock = Clock { floor: UnixTime::since_unix_epoch(Duration::ZERO) };
-    server_config(Anchor::Pinned { authority, provider: provider() }, clock, vec![certificate], key)
+    server_config(Arc::new(Anchor::Pinned { authority, provider: provider() }), Clock::unset(), vec![certificate], key)
 }
 
 fn server_config(
-    anchor: Anchor,
+    verifier: Arc<dyn ClientCertVerifier>,
     clock: Clock,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -274,7 +284,7 @@ fn server_config(
     let mut config = ServerConfig::builder_with_details(provider(), Arc::new(clock))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Pair)?
-        .with_client_cert_verifier(Arc::new(anchor))
+        .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .map_err(TlsError::Pair)?;
     config.send_tls13_tickets = 0;

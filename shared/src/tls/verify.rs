@@ -29,6 +29,11 @@ pub(super) struct Clock {
 }
 
 impl Clock {
+    /// One of which nothing is known to have passed.
+    pub(super) fn unset() -> Self {
+        Self { floor: UnixTime::since_unix_epoch(Duration::ZERO) }
+    }
+
     /// The time by which `certificate` is judged: our CA makes none for later, so one that seems too young says that our
     /// clock is behind.
     fn at(certificate: &CertificateDer<'_>, now: UnixTime) -> UnixTime {
@@ -258,7 +263,7 @@ fn is_renewable(end: UnixTime, now: UnixTime) -> bool {
     now.as_secs() <= end.as_secs().saturating_add(RENEWABLE.as_secs())
 }
 
-fn no_tls12() -> Error {
+pub(super) fn no_tls12() -> Error {
     Error::General("TLS 1.2 is not spoken".to_owned())
 }
 
