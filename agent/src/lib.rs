@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod explain;
 pub mod firewall;
+pub mod gate;
 pub mod inventory;
 pub mod ledger;
 pub mod node;

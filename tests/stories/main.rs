@@ -3,6 +3,7 @@
 mod architecture;
 mod clobber;
 mod closed_loop;
+mod docker_gate;
 mod docker_socket;
 mod guard;
 mod harden;

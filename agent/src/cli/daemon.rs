@@ -1,6 +1,5 @@
 //! `run`: the daemon.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,15 +11,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::keep::keep;
+use super::log_to_stderr;
 use crate::api::{Server, router};
 use crate::config::Config;
 use crate::firewall::Linux;
 use crate::node::Node;
 
 pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("DEADLIGHT_LOG").unwrap_or_else(|_| "info".into());
-    let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    log_to_stderr();
     let paths = config
         .tls
         .as_ref()

@@ -1,11 +1,12 @@
 //! The command line: each subcommand in a few lines over [`Node`].
 
 mod daemon;
+mod gate;
 mod harden;
 mod keep;
 mod show;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,6 +30,9 @@ struct Args {
     /// Configuration file [default: /etc/deadlight/agent.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Docker's socket, whatever the configuration says
+    #[arg(long, global = true, value_name = "FILE")]
+    docker_socket: Option<PathBuf>,
     /// Print the commented default configuration and exit
     #[arg(long)]
     print_config: bool,
@@ -79,6 +83,11 @@ enum Command {
     },
     /// Check the configuration file and exit
     CheckConfig,
+    /// Pass the agent's questions, and no others, on to Docker; standard input is the listening socket
+    ///
+    /// So that neither the agent, which listens on the network, nor anybody who takes it over, can open Docker's own
+    /// socket. Started by deadlight-docker.socket.
+    DockerGate,
 }
 
 /// Runs the command line.
@@ -94,13 +103,17 @@ pub fn main() -> ExitCode {
     finish(
         runtime
             .context("failed to start the runtime")
-            .and_then(|runtime| runtime.block_on(dispatch(command, args.config))),
+            .and_then(|runtime| runtime.block_on(dispatch(command, args.config, args.docker_socket))),
     )
 }
 
-async fn dispatch(command: Command, path: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    let config =
-        Config::load(path.as_deref()).hint("deadlight-agent --print-config shows every key with its default")?;
+async fn dispatch(command: Command, path: Option<PathBuf>, docker_socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let mut config = match command {
+        // It runs where it cannot read the file.
+        Command::DockerGate => Config::default(),
+        _ => Config::load(path.as_deref()).hint("deadlight-agent --print-config shows every key with its default")?,
+    };
+    config.docker_socket = docker_socket.unwrap_or(config.docker_socket);
     match command {
         Command::Run => daemon::run(config).await,
         Command::Restore => show::restore(&node(config)?).await,
@@ -121,6 +134,7 @@ async fn dispatch(command: Command, path: Option<PathBuf>) -> anyhow::Result<Exi
             print("the configuration is good\n")?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::DockerGate => gate::run(config.docker_socket).await,
     }
 }
 
@@ -128,6 +142,13 @@ fn node(config: Config) -> anyhow::Result<Node> {
     let name: Option<Name> = config.node.clone().or_else(host_name);
     let name = name.ok_or_else(|| anyhow!("the host name is no node name; set node = \"…\" in the configuration"))?;
     Ok(Node::new(name, config, Box::new(Linux)))
+}
+
+/// For those who run until told to stop.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DEADLIGHT_LOG").unwrap_or_else(|_| "info".into());
+    let ansi = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
 }
 
 /// Adds what the reader can do about a node's error.
