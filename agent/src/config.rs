@@ -61,6 +61,9 @@ pub struct Config {
     pub allow: PortSet,
     pub max_new_per_hour: usize,
     pub docker_socket: PathBuf,
+    /// Who looks for listeners in the agent's place; said by `--helpers` alone.
+    #[serde(skip)]
+    pub listeners_socket: Option<PathBuf>,
     pub tls: Option<TlsPaths>,
 }
 
@@ -124,6 +127,7 @@ impl Default for Config {
             allow: PortSet::default(),
             max_new_per_hour: 20,
             docker_socket: PathBuf::from("/var/run/docker.sock"),
+            listeners_socket: None,
             tls: None,
         }
     }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod explain;
 pub mod firewall;
 pub mod gate;
+pub mod helper;
 pub mod inventory;
 pub mod ledger;
 pub mod node;

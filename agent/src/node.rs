@@ -187,7 +187,7 @@ impl Node {
     }
 
     fn listeners(&self) -> Result<Vec<Listener>, NodeError> {
-        block_in_place(listeners::read).map_err(NodeError::Listeners)
+        block_in_place(|| listeners::read(self.config.listeners_socket.as_deref())).map_err(NodeError::Listeners)
     }
 
     /// The ledger, with the interfaces that face the outside now besides those that once did.
@@ -214,7 +214,7 @@ impl Node {
     }
 
     async fn gather(&self, state: &mut MutexGuard<'_, State>, ports: PortSet) -> Facts {
-        let facts = Facts::gather(&self.config.docker_socket, ports).await;
+        let facts = Facts::gather(&self.config, ports).await;
         if let Ok(docker) = &facts.docker {
             state.networks = Some(docker.networks.clone());
         }

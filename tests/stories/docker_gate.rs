@@ -117,7 +117,7 @@ fn socket(directory: &Path) -> PathBuf {
     directory.join("gate.sock")
 }
 
-fn engine() -> std::collections::BTreeMap<&'static str, serde_json::Value> {
+pub(crate) fn engine() -> std::collections::BTreeMap<&'static str, serde_json::Value> {
     let service = json!({
         "ID": "s1",
         "Spec": { "Name": "monitoring_stats", "Labels": { "com.docker.stack.namespace": "monitoring" } },

@@ -20,5 +20,6 @@ mod second_writer;
 mod sessions;
 mod syn_scan;
 mod trust;
+mod units;
 
 use deadlight_tests::expect;

@@ -1,8 +1,8 @@
 //! The command line: each subcommand in a few lines over [`Node`].
 
 mod daemon;
-mod gate;
 mod harden;
+mod helper;
 mod keep;
 mod show;
 
@@ -30,9 +30,10 @@ struct Args {
     /// Configuration file [default: /etc/deadlight/agent.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Docker's socket, whatever the configuration says
-    #[arg(long, global = true, value_name = "FILE")]
-    docker_socket: Option<PathBuf>,
+    /// Ask the helpers that serve docker.sock and listeners.sock in this directory, so that neither Docker's own socket
+    /// nor a look at other users' processes is needed
+    #[arg(long, global = true, value_name = "DIRECTORY")]
+    helpers: Option<PathBuf>,
     /// Print the commented default configuration and exit
     #[arg(long)]
     print_config: bool,
@@ -83,11 +84,18 @@ enum Command {
     },
     /// Check the configuration file and exit
     CheckConfig,
-    /// Pass the agent's questions, and no others, on to Docker; standard input is the listening socket
+    /// Helper: pass the agent's questions, and no others, on to Docker
     ///
-    /// So that neither the agent, which listens on the network, nor anybody who takes it over, can open Docker's own
-    /// socket. Started by deadlight-docker.socket.
-    DockerGate,
+    /// Standard input is the listening socket. Started by deadlight-docker.socket.
+    DockerGate {
+        /// Docker's own socket
+        #[arg(long, value_name = "FILE", default_value = "/var/run/docker.sock")]
+        docker_socket: PathBuf,
+    },
+    /// Helper: tell who listens on this node
+    ///
+    /// Standard input is the listening socket. Started by deadlight-listeners.socket.
+    Listeners,
 }
 
 /// Runs the command line.
@@ -103,17 +111,20 @@ pub fn main() -> ExitCode {
     finish(
         runtime
             .context("failed to start the runtime")
-            .and_then(|runtime| runtime.block_on(dispatch(command, args.config, args.docker_socket))),
+            .and_then(|runtime| runtime.block_on(dispatch(command, args.config, args.helpers))),
     )
 }
 
-async fn dispatch(command: Command, path: Option<PathBuf>, docker_socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+async fn dispatch(command: Command, path: Option<PathBuf>, helpers: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let mut config = match command {
-        // It runs where it cannot read the file.
-        Command::DockerGate => Config::default(),
+        // They run where they cannot read the file.
+        Command::DockerGate { .. } | Command::Listeners => Config::default(),
         _ => Config::load(path.as_deref()).hint("deadlight-agent --print-config shows every key with its default")?,
     };
-    config.docker_socket = docker_socket.unwrap_or(config.docker_socket);
+    if let Some(directory) = helpers {
+        config.docker_socket = directory.join("docker.sock");
+        config.listeners_socket = Some(directory.join("listeners.sock"));
+    }
     match command {
         Command::Run => daemon::run(config).await,
         Command::Restore => show::restore(&node(config)?).await,
@@ -134,7 +145,8 @@ async fn dispatch(command: Command, path: Option<PathBuf>, docker_socket: Option
             print("the configuration is good\n")?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::DockerGate => gate::run(config.docker_socket).await,
+        Command::DockerGate { docker_socket } => helper::docker_gate(docker_socket).await,
+        Command::Listeners => helper::listeners().await,
     }
 }
 
@@ -159,7 +171,7 @@ fn hinted(error: NodeError) -> anyhow::Error {
             "nothing was changed and the rules stand; move the file away to start with an empty ledger"
         }
         NodeError::Ledger(_) => "run as root, or set state_dir to a directory that can be written",
-        NodeError::Listeners(_) => "run as root",
+        NodeError::Listeners(_) => "run as root; with --helpers, see `systemctl status deadlight-listeners.socket`",
         NodeError::Routes(_) => "name the interfaces in the configuration: outside = [\"eth0\"]",
         NodeError::Stale => return error.into(),
     };

@@ -3,7 +3,6 @@
 //! through one in its own process whatever socket it is told to use; with systemd a second one, in a process
 //! that no network reaches, is the only one that can open Docker's.
 
-mod door;
 mod lines;
 mod permit;
 
@@ -13,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, BodyStream, Empty, Full, Limited, StreamBody};
+use http_body_util::{BodyExt, BodyStream, Empty, Full, StreamBody};
 use hyper::body::{Body as _, Bytes, Frame, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
@@ -24,7 +23,6 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-pub use door::{Door, DoorError};
 use lines::Lines;
 use permit::{Form, Question, permitted};
 
@@ -32,7 +30,6 @@ use permit::{Form, Question, permitted};
 pub const LIMIT: Duration = Duration::from_secs(2);
 /// How long a whole answer may be: some thousand tasks of a swarm.
 const MAX_BYTES: usize = 16 << 20;
-
 const PIPE_BYTES: usize = 64 << 10;
 
 type Body = BoxBody<Bytes, GateError>;
@@ -56,8 +53,10 @@ enum GateError {
     Slow,
     #[error("it offers another protocol")]
     Protocol,
-    #[error("the answer breaks off, or is longer than {} MiB: {reason}", MAX_BYTES >> 20)]
-    Whole { reason: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the answer breaks off: {0}")]
+    Broken(hyper::Error),
+    #[error("the answer is longer than {} MiB", MAX_BYTES >> 20)]
+    TooLong,
     #[error("the events break off: {0}")]
     Events(#[from] lines::TooLong),
 }
@@ -121,9 +120,16 @@ impl Gate {
 
     async fn whole(&self, question: &Question) -> Result<Response<Body>, GateError> {
         let (answer, _connection) = self.ask(question).await?;
-        let (head, body) = answer.into_parts();
-        let bytes =
-            Limited::new(body, MAX_BYTES).collect().await.map_err(|reason| GateError::Whole { reason })?.to_bytes();
+        let (head, mut body) = answer.into_parts();
+        // Not by `collect`: it keeps each piece by itself, and there may be millions.
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let piece = frame.map_err(GateError::Broken)?.into_data().unwrap_or_default();
+            if bytes.len() + piece.len() > MAX_BYTES {
+                return Err(GateError::TooLong);
+            }
+            bytes.extend_from_slice(&piece);
+        }
         Ok(response(head.status, Full::from(bytes).map_err(|never| match never {}).boxed()))
     }
 

@@ -1,4 +1,5 @@
-//! The gate as a process of its own: who may come in.
+//! A process that does one thing for the agent, with a privilege that the agent then need not have: it is asked over a
+//! Unix socket, by root and by the agent's user alone.
 
 use std::fs;
 use std::io;
@@ -8,33 +9,31 @@ use std::os::unix::net;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-use super::Gate;
-
-/// Each may hold an answer; one agent asks for a few things at a time.
-const MAX_CONNECTIONS: usize = 8;
+/// Each may hold twice the longest answer. An agent asks for one or two things at a time, and hears events.
+const MAX_CONNECTIONS: usize = 4;
 
 /// A listening socket that somebody else has opened, such as systemd.
 #[derive(Debug)]
-pub struct Door {
+pub struct Helper {
     listener: UnixListener,
-    /// Who may come in besides root.
+    /// Who may ask besides root.
     owner: u32,
 }
 
-/// Why the gate cannot be opened.
+/// Why a helper cannot be asked.
 #[derive(Debug, thiserror::Error)]
-pub enum DoorError {
-    /// No use without one.
+pub enum HelperError {
+    /// There is no other way to it.
     #[error("standard input is no listening Unix socket with a file")]
     Stdin(#[source] io::Error),
 }
 
-impl Door {
-    /// The socket that is standard input. Its file's owner may come in, and root.
-    pub fn from_stdin() -> Result<Self, DoorError> {
+impl Helper {
+    /// On the socket that is standard input. The owner of its file may ask, and root.
+    pub fn on_stdin() -> Result<Self, HelperError> {
         let open = || {
             let listener = net::UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
             if !rustix::net::sockopt::socket_acceptconn(&listener)? {
@@ -44,11 +43,14 @@ impl Door {
             listener.set_nonblocking(true)?;
             Ok(Self { listener: UnixListener::from_std(listener)?, owner: file.uid() })
         };
-        open().map_err(DoorError::Stdin)
+        open().map_err(HelperError::Stdin)
     }
 
-    /// Serves for ever.
-    pub async fn run(self, gate: Gate) -> ! {
+    /// Answers each connection by `answer`, for ever.
+    pub async fn run<F>(self, answer: impl Fn(UnixStream) -> F) -> !
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let slot = Arc::clone(&slots).acquire_owned().await;
@@ -63,9 +65,9 @@ impl Door {
             };
             match stream.peer_cred().map(|peer| peer.uid()) {
                 Ok(uid) if uid == 0 || uid == self.owner => {
-                    let gate = gate.clone();
+                    let answered = answer(stream);
                     tokio::spawn(async move {
-                        gate.serve(stream).await;
+                        answered.await;
                         drop(slot);
                     });
                 }
