@@ -6,7 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
@@ -27,6 +27,7 @@ use deadlight_tests::{
     process::{run, run_with_input},
     programs::{Running, finish},
     scratch,
+    session::Session,
     systemd::{self, Systemd},
     wait::wait_for,
 };
@@ -185,11 +186,13 @@ fn without_a_scanner(layout: Layout, backend: Backend) -> Result<()> {
     const HARDEN: &str = "deadlight-harden.service";
     let place = Place::new(layout, backend, Drop)?;
     let node = place.boot()?;
+    let session = Session::tcp(place.lab.inet(), V6.node(RUN), &place.lab.proxy)?;
     node.start_unit(HARDEN)?;
     let closed = [(V4, INGRESS), (V6, INGRESS), (V4, RUN), (V6, RUN)];
     wait_for("the ports to close", SOON, || {
         expect::closed(&place.lab.wire, &closed).map_err(|error| format!("{error:#}\n{}", node.log()))
     })?;
+    session.ensure_silent(Instant::now(), Duration::from_secs(1))?;
     node.systemctl(&["stop", HARDEN])?.expect_code(0)?;
     run(place.lab.node().command("nft").args(["delete", "table", "inet", "deadlight"]))?;
     node.start_unit("deadlight-restore.service")?;
