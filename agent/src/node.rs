@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use deadlight_shared::wire::{ClosedPort, Explanation, Mode, Status};
-use deadlight_shared::{Name, PortSet};
+use deadlight_shared::{Name, PortSet, hint};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard};
@@ -38,6 +38,8 @@ pub struct Node {
 struct State {
     /// What Docker last told.
     networks: Option<Networks>,
+    /// Who listened when last seen.
+    listeners: Option<Vec<Listener>>,
     /// What was lost and put back since the last report, oldest first.
     drift: VecDeque<String>,
     /// A ledger that could not be saved.
@@ -188,6 +190,18 @@ impl Node {
 
     fn listeners(&self) -> Result<Vec<Listener>, NodeError> {
         block_in_place(|| listeners::read(self.config.listeners_socket.as_deref())).map_err(NodeError::Listeners)
+    }
+
+    /// To put back what was lost, those of the last look will do: nothing opens because a helper is away.
+    fn listeners_last_seen(&self, state: &mut State) -> Result<Vec<Listener>, NodeError> {
+        match (self.listeners(), &state.listeners) {
+            (Ok(now), _) => Ok(state.listeners.insert(now).clone()),
+            (Err(error), Some(last)) => {
+                tracing::warn!("{}; as they were seen last", hint::render(&error));
+                Ok(last.clone())
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 
     /// The ledger, with the interfaces that face the outside now besides those that once did.

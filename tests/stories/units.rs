@@ -154,6 +154,26 @@ fn a_killed_helper_is_no_loss() -> Result<()> {
     Ok(())
 }
 
+/// Nor does what stands fall because one is away; only nothing new is closed, for it might be sshd's.
+#[test]
+fn without_helpers_nothing_opens() -> Result<()> {
+    let place = Place::new(V26, Nft, Drop)?;
+    let node = place.boot()?;
+    place.start_agent(&node)?;
+    order::enforce(&place.deployment, &place.lab.wire, 1, &[(V4, "tcp", HOST)])?;
+    for socket in HELPERS {
+        node.systemctl(&["stop", socket, &socket.replace(".socket", ".service")])?.expect_code(0)?;
+    }
+    run(place.lab.node().command("nft").args(["flush", "ruleset"]))?;
+    place.closed_soon(&node)?;
+    let response = order::send(&place.deployment, &place.lab.wire, &order::order(2, &[(V4, "tcp", RUN)]))?;
+    ensure!(response.status == 500 && response.text.contains("who holds the listening sockets"), "{response:?}");
+    for socket in HELPERS {
+        node.start_unit(socket)?;
+    }
+    order::enforce(&place.deployment, &place.lab.wire, 3, &[(V4, "tcp", RUN)])
+}
+
 /// Root's commands and the service share a ledger: what one writes, the other reads and replaces.
 #[test]
 fn root_and_the_service_share_a_ledger() -> Result<()> {
@@ -234,8 +254,10 @@ fn what_holds_dockers_socket_cannot_reach_any_network() -> Result<()> {
                   cat /etc/deadlight/agent.key 2>&1\ncat /proc/self/net/dev | grep -c eth0\n\
                   curl --silent --output /dev/null --write-out 'docker %{http_code}\\n' \
                   --unix-socket /run/docker.sock http://docker/networks\n";
+    let unbound = finish(node.command("sh")?.args(["-c", script]))?;
+    ensure!(!unbound.stdout.contains("Address family") && unbound.stdout.contains("\n1\n"), "{unbound:?}");
     let said = node.run_as(GATE, script)?;
-    ensure!(said.matches("Address family not supported by protocol").count() == 3, "{said}");
+    ensure!(said.matches("/7443: Address family not supported by protocol").count() == 3, "{said}");
     ensure!(said.contains("Permission denied") && said.contains("\n0\n"), "{said}");
     ensure!(said.ends_with("docker 200\n"), "it is the one that reaches Docker: {said}");
     Ok(())
