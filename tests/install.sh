@@ -6,7 +6,8 @@ set -eu
 # command:package
 needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack
         dockerd:docker.io docker:docker.io containerd:containerd runc:runc ps:procps tcpdump:tcpdump
-        nsenter:util-linux cc:gcc make:make nmap:nmap socat:socat ethtool:ethtool
+        nsenter:util-linux cc:gcc make:make nmap:nmap socat:socat ethtool:ethtool curl:curl
+        systemctl:systemd systemd-analyze:systemd systemd-sysusers:systemd systemd-tmpfiles:systemd
         ufw:ufw firewalld:firewalld dbus-daemon:dbus faketime:faketime'
 [ "${1:-}" != swarm ] || needed="$needed linux.uml:user-mode-linux mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs"
 

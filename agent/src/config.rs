@@ -66,6 +66,9 @@ pub struct Config {
     pub max_new_per_hour: usize,
     pub operator_key: Option<PathBuf>,
     pub docker_socket: PathBuf,
+    /// Who looks for listeners in the agent's place; said by `--helpers` alone.
+    #[serde(skip)]
+    pub listeners_socket: Option<PathBuf>,
     pub tls: Option<TlsPaths>,
     pub pull: Option<Pull>,
 }
@@ -182,6 +185,7 @@ impl Default for Config {
             max_new_per_hour: 20,
             operator_key: None,
             docker_socket: PathBuf::from("/var/run/docker.sock"),
+            listeners_socket: None,
             tls: None,
             pull: None,
         }

@@ -8,6 +8,8 @@ pub mod cli;
 pub mod config;
 pub mod explain;
 pub mod firewall;
+pub mod gate;
+pub mod helper;
 pub mod identity;
 pub mod inventory;
 pub mod ledger;

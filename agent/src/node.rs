@@ -41,6 +41,8 @@ pub struct Node {
 struct State {
     /// What Docker last told.
     networks: Option<Networks>,
+    /// Who listened when last seen.
+    listeners: Option<Vec<Listener>>,
     /// What was lost and put back since the last report, oldest first.
     drift: VecDeque<String>,
     /// A ledger that could not be saved.
@@ -198,7 +200,19 @@ impl Node {
     }
 
     fn listeners(&self) -> Result<Vec<Listener>, NodeError> {
-        block_in_place(listeners::read).map_err(NodeError::Listeners)
+        block_in_place(|| listeners::read(self.config.listeners_socket.as_deref())).map_err(NodeError::Listeners)
+    }
+
+    /// To put back what was lost, those of the last look will do: nothing opens because a helper is away.
+    fn listeners_last_seen(&self, state: &mut State) -> Result<Vec<Listener>, NodeError> {
+        match (self.listeners(), &state.listeners) {
+            (Ok(now), _) => Ok(state.listeners.insert(now).clone()),
+            (Err(error), Some(last)) => {
+                tracing::warn!("{}; as they were seen last", hint::render(&error));
+                Ok(last.clone())
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 
     /// The ledger, with the interfaces that face the outside now besides those that once did.
@@ -225,7 +239,7 @@ impl Node {
     }
 
     async fn gather(&self, state: &mut MutexGuard<'_, State>, ports: PortSet) -> Facts {
-        let facts = Facts::gather(&self.config.docker_socket, ports).await;
+        let facts = Facts::gather(&self.config, ports).await;
         if let Ok(docker) = &facts.docker {
             state.networks = Some(docker.networks.clone());
         }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
 /// What the names of files begin with that are being written.
@@ -10,7 +10,7 @@ const TEMPORARY: &str = ".new-";
 
 /// Replaces `path` by `bytes`: written beside it, synced, renamed over it, directory synced.
 /// A reader, and a crash at any instant, sees the old file or the new one. `mode` is the file's
-/// permission bits, such as `0o600`.
+/// permission bits, such as `0o600`. It belongs to whom the directory belongs to.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let (mut file, directory) = temporary_beside(path, mode)?;
     file.write_all(bytes)?;
@@ -59,7 +59,17 @@ fn temporary_beside(path: &Path, mode: u32) -> io::Result<(tempfile::NamedTempFi
     };
     let file =
         tempfile::Builder::new().prefix(TEMPORARY).permissions(Permissions::from_mode(mode)).tempfile_in(directory)?;
+    give_to_owner_of(directory, file.as_file())?;
     Ok((file, directory))
+}
+
+/// A command that root runs leaves a service's directory such that the service can go on.
+pub fn give_to_owner_of(directory: &Path, file: &File) -> io::Result<()> {
+    let (owner, own) = (fs::metadata(directory)?, file.metadata()?);
+    match own.uid() == 0 && owner.uid() != 0 {
+        true => fchown(file, Some(owner.uid()), Some(owner.gid())),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -87,6 +97,23 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         let error = read_secret(&path).unwrap_err();
         assert!(error.to_string().contains("readable by others (mode 640)"), "{error}");
+    }
+
+    #[test]
+    fn what_root_writes_belongs_to_the_directorys_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        // Only root can give a directory away; anybody else's files are their own.
+        let given = std::os::unix::fs::chown(directory.path(), Some(4711), Some(4712)).is_ok();
+        let owner = if given { (4711, 4712) } else { owner_of(directory.path()) };
+        replace(&directory.path().join("state.json"), b"x", 0o600).unwrap();
+        create_new(&directory.path().join("lock"), b"", 0o600).unwrap();
+        assert_eq!(owner_of(&directory.path().join("state.json")), owner);
+        assert_eq!(owner_of(&directory.path().join("lock")), owner);
+    }
+
+    fn owner_of(path: &Path) -> (u32, u32) {
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.uid(), metadata.gid())
     }
 
     #[test]

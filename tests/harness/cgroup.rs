@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::wait::wait_for;
 
@@ -21,6 +21,13 @@ pub fn remove(name: &str) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// The hierarchy of version 2.
+pub fn unified() -> Result<PathBuf> {
+    let candidates = [PathBuf::from(ROOT), Path::new(ROOT).join("unified")];
+    let found = candidates.into_iter().find(|it| it.join("cgroup.controllers").exists());
+    found.context("no control groups of version 2\nhint: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified")
 }
 
 /// Names of all groups at the top of any hierarchy.

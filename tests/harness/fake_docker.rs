@@ -1,6 +1,12 @@
 //! A Docker socket that says what a story wants to hear, or nothing, or nonsense.
 
-use std::{collections::BTreeMap, io::Write, os::unix::net::UnixListener, path::Path, thread};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    thread,
+};
 
 use anyhow::{Context, Result};
 use axum::{Router, http::Uri, response::IntoResponse};
@@ -38,11 +44,26 @@ impl FakeDocker {
 
     /// Answers every connection with something that is not HTTP.
     pub fn garbage(socket: &Path) -> Result<Self> {
+        Self::saying(socket, |stream| stream.write_all(b"\x00\xffnot http\r\n\r\n"))
+    }
+
+    /// Begins a list on every connection, and goes on with `piece` for as long as the client listens.
+    pub fn endless(socket: &Path, piece: &'static [u8]) -> Result<Self> {
+        Self::saying(socket, move |stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n[")?;
+            loop {
+                stream.write_all(piece)?;
+            }
+        })
+    }
+
+    /// Whether a client listens to the end is its own affair.
+    fn saying(socket: &Path, say: impl Fn(&mut UnixStream) -> io::Result<()> + Clone + Send + 'static) -> Result<Self> {
         let listener = UnixListener::bind(socket)?;
         thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
-                // Whether the client listens to the end is its own affair.
-                stream.write_all(b"\x00\xffnot http\r\n\r\n").ok();
+                let say = say.clone();
+                thread::spawn(move || say(&mut stream));
             }
         });
         Ok(Self { _runtime: None })

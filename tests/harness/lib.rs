@@ -30,6 +30,7 @@ pub mod second_writer;
 pub mod server;
 pub mod session;
 pub mod syn_watch;
+pub mod systemd;
 pub mod test_ca;
 pub mod wait;
 pub mod wan;

@@ -71,10 +71,15 @@ pub struct Running {
 impl Running {
     /// Starts `command`, its output going to `NAME.log` in `directory`.
     pub fn start(command: &mut Command, name: &str, directory: &Path) -> Result<Self> {
+        Self::start_on(command, Stdio::null(), name, directory)
+    }
+
+    /// The same, with `stdin` as its standard input.
+    pub fn start_on(command: &mut Command, stdin: Stdio, name: &str, directory: &Path) -> Result<Self> {
         let log = directory.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log)?;
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 25] = [
+const PURE: [&str; 27] = [
     "shared/src/allowlist.rs",
     "shared/src/finding.rs",
     "shared/src/identity.rs",
@@ -36,6 +36,8 @@ const PURE: [&str; 25] = [
     "agent/src/plan",
     "agent/src/explain",
     "agent/src/reconcile",
+    "agent/src/gate/permit.rs",
+    "agent/src/gate/lines.rs",
     "agent/src/firewall/nftables.rs",
     "agent/src/firewall/iptables",
 ];

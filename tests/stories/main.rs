@@ -5,6 +5,7 @@ mod authority;
 mod clobber;
 mod clock;
 mod closed_loop;
+mod docker_gate;
 mod docker_socket;
 mod enrol;
 mod guard;
@@ -24,5 +25,6 @@ mod second_writer;
 mod sessions;
 mod syn_scan;
 mod trust;
+mod units;
 
 use deadlight_tests::expect;

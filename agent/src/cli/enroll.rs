@@ -62,13 +62,13 @@ pub(super) async fn enroll_once(config: &Config, file: &Path) -> anyhow::Result<
 
 /// What this node was enrolled with, or the files of `[tls]`.
 pub(super) fn keyring(config: &Config) -> anyhow::Result<Keyring> {
-    let hint = match Keyring::load(config.state_dir.clone(), config.tls.as_ref()) {
-        Ok(keyring) => return Ok(keyring),
+    let loaded = Keyring::load(config.state_dir.clone(), config.tls.as_ref());
+    let hint = match &loaded {
         Err(IdentityError::None) => "run `deadlight-scanner enroll NODE` where the CA is, and here the line that it prints".to_owned(),
         Err(IdentityError::Tls(TlsError::KeyExposed { path, .. })) => format!("chmod 600 {}", path.display()),
-        Err(_) => "`deadlight-agent enroll --again LINE` replaces what is there; LINE comes from `deadlight-scanner enroll NODE`".to_owned(),
+        _ => "`deadlight-agent enroll --again LINE` replaces what is there; LINE comes from `deadlight-scanner enroll NODE`".to_owned(),
     };
-    Ok(Keyring::load(config.state_dir.clone(), config.tls.as_ref()).hint(hint)?)
+    Ok(loaded.hint(hint)?)
 }
 
 fn is_enrolled(config: &Config) -> anyhow::Result<bool> {

@@ -3,6 +3,7 @@
 mod daemon;
 mod enroll;
 mod harden;
+mod helper;
 mod keep;
 mod show;
 
@@ -30,6 +31,10 @@ struct Args {
     /// Configuration file [default: /etc/deadlight/agent.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Ask the helpers that serve docker.sock and listeners.sock in this directory, so that neither Docker's own socket
+    /// nor a look at other users' processes is needed
+    #[arg(long, global = true, value_name = "DIRECTORY")]
+    helpers: Option<PathBuf>,
     /// Print the commented default configuration and exit
     #[arg(long)]
     print_config: bool,
@@ -86,6 +91,18 @@ enum Command {
     },
     /// Check the configuration file and exit
     CheckConfig,
+    /// Helper: pass the agent's questions, and no others, on to Docker
+    ///
+    /// Standard input is the listening socket. Started by deadlight-docker.socket.
+    DockerGate {
+        /// Docker's own socket
+        #[arg(long, value_name = "FILE", default_value = "/var/run/docker.sock")]
+        docker_socket: PathBuf,
+    },
+    /// Helper: tell who listens on this node
+    ///
+    /// Standard input is the listening socket. Started by deadlight-listeners.socket.
+    Listeners,
 }
 
 /// Runs the command line.
@@ -101,13 +118,20 @@ pub fn main() -> ExitCode {
     finish(
         runtime
             .context("failed to start the runtime")
-            .and_then(|runtime| runtime.block_on(dispatch(command, args.config))),
+            .and_then(|runtime| runtime.block_on(dispatch(command, args.config, args.helpers))),
     )
 }
 
-async fn dispatch(command: Command, path: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    let config =
-        Config::load(path.as_deref()).hint("deadlight-agent --print-config shows every key with its default")?;
+async fn dispatch(command: Command, path: Option<PathBuf>, helpers: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let mut config = match command {
+        // They run where they cannot read the file.
+        Command::DockerGate { .. } | Command::Listeners => Config::default(),
+        _ => Config::load(path.as_deref()).hint("deadlight-agent --print-config shows every key with its default")?,
+    };
+    if let Some(directory) = helpers {
+        config.docker_socket = directory.join("docker.sock");
+        config.listeners_socket = Some(directory.join("listeners.sock"));
+    }
     match command {
         Command::Enroll(arguments) => enroll::run(&config, arguments).await,
         Command::Run { enroll_file } => daemon::run(config, enroll_file.as_deref()).await,
@@ -130,6 +154,8 @@ async fn dispatch(command: Command, path: Option<PathBuf>) -> anyhow::Result<Exi
             print("the configuration is good\n")?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::DockerGate { docker_socket } => helper::docker_gate(docker_socket).await,
+        Command::Listeners => helper::listeners().await,
     }
 }
 
@@ -147,7 +173,7 @@ fn hinted(error: NodeError) -> anyhow::Error {
             "nothing was changed and the rules stand; move the file away to start with an empty ledger"
         }
         NodeError::Ledger(_) => "run as root, or set state_dir to a directory that can be written",
-        NodeError::Listeners(_) => "run as root",
+        NodeError::Listeners(_) => "run as root; with --helpers, see `systemctl status deadlight-listeners.socket`",
         NodeError::Routes(_) => "name the interfaces in the configuration: outside = [\"eth0\"]",
         NodeError::Stale => return error.into(),
     };

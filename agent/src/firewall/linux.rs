@@ -1,5 +1,6 @@
 //! The real firewall of this machine.
 
+use std::io::ErrorKind;
 use std::sync::OnceLock;
 use std::{fs, thread};
 
@@ -157,9 +158,13 @@ pub fn legacy_tables() -> Option<[Save; 2]> {
 
 /// Whether iptables-legacy has tables in this kernel: nobody is told when those change.
 pub fn legacy_in_use() -> bool {
-    ["/proc/self/net/ip_tables_names", "/proc/self/net/ip6_tables_names"]
-        .iter()
-        .any(|path| fs::read_to_string(path).is_ok_and(|names| !names.trim().is_empty()))
+    ["/proc/self/net/ip_tables_names", "/proc/self/net/ip6_tables_names"].iter().any(|path| {
+        match fs::read_to_string(path) {
+            Ok(names) => !names.trim().is_empty(),
+            // Who may not know has to ask, and is told.
+            Err(error) => error.kind() != ErrorKind::NotFound,
+        }
+    })
 }
 
 fn docker_lines(family: Family, save: &Save) -> Vec<String> {

@@ -4,17 +4,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use bollard::Docker;
 use bollard::models::{ContainerSummary, EndpointPortConfigPublishModeEnum, Network, PortSummaryTypeEnum};
 use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions, ListServicesOptions};
+use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
+use deadlight_shared::text::printable;
 use deadlight_shared::{Port, Protocol};
 use ipnet::IpNet;
 
 use super::swarm::{Swarm, Task};
-
-const LIMIT: Duration = Duration::from_secs(2);
+use crate::gate::{Gate, LIMIT};
 
 /// What rules are made from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,12 +102,19 @@ pub async fn gather(socket: &Path) -> Result<DockerFacts, DockerError> {
 
 /// A client of the engine behind `socket`; nothing is asked yet.
 pub(super) fn client(socket: &Path) -> Result<Docker, DockerError> {
-    Docker::connect_with_unix(&socket.to_string_lossy(), LIMIT.as_secs(), bollard::API_DEFAULT_VERSION)
+    let gate = Gate::new(socket.to_owned());
+    let transport = move |request: BollardRequest| {
+        let answer = gate.clone().put(request);
+        async { Ok(answer.await?) }
+    };
+    // The gate's own limit says more than bollard's, so it shall be the first.
+    let limit = 2 * LIMIT.as_secs();
+    Docker::connect_with_custom_transport(transport, Some("http://docker"), limit, API_DEFAULT_VERSION)
         .map_err(|error| reach(socket, &error))
 }
 
 fn reach(socket: &Path, error: &bollard::errors::Error) -> DockerError {
-    DockerError::Reach { socket: socket.to_owned(), reason: error.to_string() }
+    DockerError::Reach { socket: socket.to_owned(), reason: printable(&error.to_string(), 300) }
 }
 
 async fn ask<T>(

@@ -13,6 +13,8 @@ use std::net::IpAddr;
 
 use deadlight_shared::{Port, PortSet};
 
+use crate::config::Config;
+
 pub use conntrack::Flow;
 pub use docker::{Container, DockerFacts, Networks, Service};
 pub use listeners::{Listener, Process};
@@ -35,14 +37,15 @@ pub struct Facts {
 impl Facts {
     /// Reads everything that may explain `ports`; Docker gets two seconds, its answer is never
     /// waited for longer.
-    pub async fn gather(docker_socket: &std::path::Path, ports: PortSet) -> Self {
-        let docker = docker::gather(docker_socket).await.map_err(|error| error.to_string());
+    pub async fn gather(config: &Config, ports: PortSet) -> Self {
+        let docker = docker::gather(&config.docker_socket).await.map_err(|error| error.to_string());
+        let helper = config.listeners_socket.clone();
         let local = tokio::task::spawn_blocking(move || {
             let asked = |flow: &Flow| {
                 Port::new(flow.protocol, flow.destination.port()).is_some_and(|port| ports.contains(port))
             };
             let flows = conntrack::dump(asked).map_err(|error| error.to_string());
-            let listeners = listeners::read().map_err(|error| error.to_string());
+            let listeners = listeners::read(helper.as_deref()).map_err(|error| error.to_string());
             (flows, listeners, interfaces::addresses())
         });
         let (flows, listeners, addresses) = local.await.unwrap_or_else(|error| {

@@ -80,7 +80,7 @@ impl Node {
             return Ok(Vec::new());
         }
         let _lock = self.lock()?;
-        let (mut ledger, listeners) = (self.load(state)?, self.listeners()?);
+        let (mut ledger, listeners) = (self.load(state)?, self.listeners_last_seen(state)?);
         ledger.armed |= arm;
         self.take_posture(&mut ledger, &listeners)?;
         if state.unsaved.is_some() || ledger != self.store.load()? {
