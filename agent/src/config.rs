@@ -1,6 +1,6 @@
 //! The agent's configuration file.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use deadlight_shared::config::{self, ConfigError};
@@ -9,6 +9,7 @@ use deadlight_shared::wire::Mode;
 use deadlight_shared::{Name, Port, PortSet, Protocol};
 use ipnet::IpNet;
 use serde::Deserialize;
+use serde::de::Error as _;
 
 use crate::inventory::{Listener, Process, interfaces};
 use crate::plan::{Policy, Protection};
@@ -54,6 +55,8 @@ pub struct Config {
     pub outside: Vec<String>,
     #[serde(deserialize_with = "networks")]
     pub trusted: Vec<IpNet>,
+    #[serde(deserialize_with = "networks")]
+    pub scanners: Vec<IpNet>,
     pub protected: Vec<PortSet>,
     pub swarm_control: SwarmControl,
     pub posture: Posture,
@@ -118,6 +121,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/deadlight"),
             outside: Vec::new(),
             trusted: Vec::new(),
+            scanners: Vec::new(),
             protected: Vec::new(),
             swarm_control: SwarmControl::Open,
             posture: Posture::Reported,
@@ -138,16 +142,29 @@ fn swarm_control() -> PortSet {
 fn interface_names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     match names.iter().find(|name| !interfaces::is_valid_name(name)) {
-        Some(bad) => Err(serde::de::Error::custom(format!("{bad:?} is not an interface name"))),
+        Some(bad) => Err(D::Error::custom(format!("{bad:?} is not an interface name"))),
         None => Ok(names),
     }
 }
 
 fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
-    let networks = Vec::<IpNet>::deserialize(deserializer)?;
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let networks: Vec<IpNet> =
+        texts.iter().map(|text| network(text)).collect::<Result<_, _>>().map_err(D::Error::custom)?;
     match networks.iter().find(|network| network.prefix_len() == 0) {
-        Some(all) => Err(serde::de::Error::custom(format!("{all} is everybody; a closed port would be open"))),
+        Some(all) => Err(D::Error::custom(format!("{all} is everybody; a closed port would be open"))),
         None => Ok(networks),
+    }
+}
+
+/// A network, or a single address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network =
+        network.map_err(|_| format!("{text:?} is neither an address nor a network such as 203.0.113.0/24"))?;
+    match network.addr().to_canonical() == network.addr() {
+        true => Ok(network),
+        false => Err(format!("{text:?} is an IPv4 address in the form of IPv6; write it as IPv4")),
     }
 }
 
@@ -203,6 +220,10 @@ mod tests {
             ("outside = [\"eth0; drop\"]", "is not an interface name"),
             ("protected = [\"70000/tcp\"]", "out of range"),
             ("trusted = [\"203.0.113.0/33\"]", "line 1"),
+            ("trusted = [\"203.0.113\"]", "is neither an address nor a network"),
+            ("\nscanners = [\"::ffff:203.0.113.5\"]", "line 2"),
+            ("scanners = [\"::ffff:203.0.113.5\"]", "write it as IPv4"),
+            ("scanners = [\"::/0\"]", "is everybody"),
             ("trusted = [\"0.0.0.0/0\"]", "is everybody"),
             ("trusted = [\"::/0\"]", "is everybody"),
             ("node = \"a b\"", "is not a name"),

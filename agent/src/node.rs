@@ -150,6 +150,8 @@ impl Node {
             closed: closed.collect(),
             in_force,
             drift: state.drift.iter().cloned().collect(),
+            door: self.config.scanners.iter().map(ToString::to_string).collect(),
+            callers: None,
             problems,
         })
     }

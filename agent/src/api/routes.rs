@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -10,24 +9,26 @@ use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
-use deadlight_shared::wire::{MAX_BODY, Order, Problem};
+use deadlight_shared::wire::{MAX_BODY, Order, Problem, Status};
 use deadlight_shared::{Identity, Name, Port};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout_at;
 
+use super::connection::ReadBy;
+use super::slots::Slots;
 use crate::explain::Question;
 use crate::node::{Node, NodeError};
 
-const BODY_LIMIT: Duration = Duration::from_secs(10);
-
-/// The service; every request must carry the peer's [`Identity`] and address as extensions.
-pub fn router(node: Arc<Node>) -> Router {
+/// The service; every request must carry the peer's [`Identity`] and address, and until when it is read, as extensions.
+pub fn router(node: Arc<Node>, slots: Slots) -> Router {
     Router::new()
         .route("/v1/exposures", put(put_exposures))
         .route("/v1/status", get(get_status))
         .route("/v1/explain/{protocol}/{port}", get(get_explanation))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "no such path"))
         .method_not_allowed_fallback(async || Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here"))
+        .layer(Extension(slots))
         .with_state(node)
 }
 
@@ -39,10 +40,12 @@ async fn put_exposures(
     State(node): State<Arc<Node>>,
     Extension(peer): Extension<Identity>,
     Extension(address): Extension<SocketAddr>,
+    Extension(read_by): Extension<ReadBy>,
+    Extension(slots): Extension<Slots>,
     request: Request,
 ) -> Answer {
     let scanner = scanner(&peer)?;
-    let order = read_order(request).await?;
+    let order = read_order(request, read_by).await?;
     let now = Timestamp::now();
     if order.scanner != scanner {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "the order names another scanner than the certificate"));
@@ -65,13 +68,20 @@ async fn put_exposures(
     // In a task of its own: a scanner that hangs up must not leave an order half done.
     match tokio::spawn(async move { node.answer(&order, address.ip().to_canonical()).await }).await {
         Ok(report) => json(report),
-        Err(_) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the agent failed while carrying out the order")),
+        Err(_) => {
+            slots.panicked();
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the agent failed while carrying out the order"))
+        }
     }
 }
 
-async fn get_status(State(node): State<Arc<Node>>, Extension(peer): Extension<Identity>) -> Answer {
+async fn get_status(
+    State(node): State<Arc<Node>>,
+    Extension(peer): Extension<Identity>,
+    Extension(slots): Extension<Slots>,
+) -> Answer {
     scanner(&peer)?;
-    json(node.status().await)
+    json(node.status().await.map(|status| Status { callers: Some(slots.callers()), ..status }))
 }
 
 #[derive(Deserialize)]
@@ -130,11 +140,11 @@ fn scanner(peer: &Identity) -> Result<Name, Refusal> {
     }
 }
 
-async fn read_order(request: Request) -> Result<Order, Refusal> {
+async fn read_order(request: Request, ReadBy(limit): ReadBy) -> Result<Order, Refusal> {
     if request.headers().contains_key(header::CONTENT_ENCODING) {
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bodies are never compressed"));
     }
-    let body = tokio::time::timeout(BODY_LIMIT, to_bytes(request.into_body(), MAX_BODY))
+    let body = timeout_at(limit, to_bytes(request.into_body(), MAX_BODY))
         .await
         .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))?
         .map_err(|_| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body may have {MAX_BODY} bytes")))?;

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::keep::keep;
-use crate::api::{Server, router};
+use crate::api::{Server, Slots, router};
 use crate::config::Config;
 use crate::firewall::Linux;
 use crate::node::Node;
@@ -34,14 +34,15 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         bail!("the configuration says node {configured}, the certificate says {name}");
     }
     let (listen, mode, docker_socket) = (config.listen, config.mode, config.docker_socket.clone());
+    let scanners = config.scanners.clone();
     let node = Arc::new(Node::new(name, config, Box::new(Linux)));
     match node.arm().await {
         Ok(written) => written.iter().for_each(|change| tracing::info!(%change, "guard in place")),
         Err(error) => tracing::error!("{}", hint::render(&error)),
     }
     let (_tls, tls) = watch::channel(Arc::new(credentials.server_config().context("failed to set up TLS")?));
-    let server = Server::bind(listen, tls, router(Arc::clone(&node)))
-        .await
+    let slots = Slots::new(scanners);
+    let server = Server::bind(listen, tls, router(Arc::clone(&node), slots.clone()), slots)
         .hint("`listen` must be an address of this node that nobody else listens on; `ss -lntp` shows who does")?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
