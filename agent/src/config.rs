@@ -1,6 +1,7 @@
 //! The agent's configuration file.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use deadlight_shared::config::{self, ConfigError};
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::Error as _;
 
+use crate::firewall::OwnPort;
 use crate::inventory::{Listener, Process, interfaces};
 use crate::plan::{Policy, Protection};
 
@@ -83,6 +85,12 @@ impl Config {
             SwarmControl::Peers if knows_peers => swarm_control(),
             SwarmControl::Peers | SwarmControl::Open => PortSet::default(),
         }
+    }
+
+    /// The agent's own port, where the file says who may call.
+    pub fn own_port(&self) -> Option<OwnPort> {
+        let number = NonZeroU16::new(self.listen.port())?;
+        (!self.scanners.is_empty()).then(|| OwnPort { number, scanners: self.scanners.clone() })
     }
 
     /// The local policy; `listeners` are looked through for sshd.

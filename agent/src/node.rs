@@ -124,6 +124,9 @@ impl Node {
             problems
                 .push("swarm_control = \"peers\", but no node of the swarm is known: its ports stay open".to_owned());
         }
+        if self.config.mode == Mode::Observe && !self.config.scanners.is_empty() {
+            problems.push("observe mode writes no rule: `scanners` does not shut the agent's port yet".to_owned());
+        }
         if let Err(error) = docker::networks(&self.config.docker_socket).await {
             problems.push(format!("{error}; causes read unknown meanwhile"));
         }
@@ -181,6 +184,7 @@ impl Node {
                 ledger.docker_subnets.clone()
             },
             allowed: ledger.allowed(),
+            own: self.config.own_port(),
         }
     }
 

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use deadlight_shared::Identity;
 use deadlight_shared::hint::{self, HintExt as _};
 use deadlight_shared::tls::Credentials;
+use deadlight_shared::wire::Mode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -39,6 +40,9 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     match node.arm().await {
         Ok(written) => written.iter().for_each(|change| tracing::info!(%change, "guard in place")),
         Err(error) => tracing::error!("{}", hint::render(&error)),
+    }
+    if mode == Mode::Observe && !scanners.is_empty() {
+        tracing::warn!("observe mode writes no rule: everybody reaches {listen} until mode = \"enforce\"");
     }
     let (_tls, tls) = watch::channel(Arc::new(credentials.server_config().context("failed to set up TLS")?));
     let slots = Slots::new(scanners);
