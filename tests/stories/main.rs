@@ -4,6 +4,7 @@ mod architecture;
 mod clobber;
 mod closed_loop;
 mod docker_socket;
+mod door;
 mod guard;
 mod harden;
 mod kill;
