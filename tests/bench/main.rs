@@ -3,7 +3,9 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 mod apply;
+mod audit;
 mod datapath;
+mod door;
 mod drift;
 mod endure;
 mod fix_script;
@@ -30,6 +32,9 @@ fn main() -> Result<()> {
     if words.iter().any(|word| word == "endure") {
         return endure::measure();
     }
+    if words.iter().any(|word| word == "audit") {
+        return audit::measure();
+    }
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     let cases: [(&str, Measure); 5] = [
         ("order", order::measure),
@@ -43,6 +48,9 @@ fn main() -> Result<()> {
             println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
             measure()?;
         }
+    }
+    if wanted("door") {
+        door::measure()?;
     }
     if wanted("limits") {
         scan::limits::measure()?;
