@@ -1,8 +1,8 @@
 # Every target installs what it needs on a Debian machine with Rust 1.95. Root is needed where
-# network namespaces are: demo, test, test-swarm, bench.
+# network namespaces are: demo, test, test-swarm, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm bench fuzz lint build install
+.PHONY: demo test test-swarm bench tls-audit fuzz lint build install
 
 demo: install build
 	target/debug/deadlight-demo
@@ -19,6 +19,13 @@ bench: install
 	@command -v masscan >/dev/null || apt-get install -y --no-install-recommends masscan
 	cargo build --workspace --release
 	target/release/deadlight-bench
+
+# sslyze in a namespace with the agent, and judged by Mozilla's "modern" configuration.
+tls-audit: install build
+	@[ -x target/sslyze/bin/sslyze ] || { \
+		python3 -m ensurepip --version >/dev/null 2>&1 || apt-get install -y --no-install-recommends python3-venv; \
+		python3 -m venv target/sslyze && target/sslyze/bin/pip install --quiet sslyze; }
+	SSLYZE=$(CURDIR)/target/sslyze/bin/sslyze target/debug/deadlight-bench audit
 
 # Minutes on each target; needs clang. The flags of the fuzzer are for nightly compilers only.
 fuzz: MINUTES ?= 1

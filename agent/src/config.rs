@@ -1,7 +1,8 @@
 //! The agent's configuration file.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use deadlight_shared::config::{self, ConfigError};
@@ -11,7 +12,9 @@ use deadlight_shared::wire::Mode;
 use deadlight_shared::{Name, OperatorKey, Port, PortSet, Protocol};
 use ipnet::IpNet;
 use serde::Deserialize;
+use serde::de::Error as _;
 
+use crate::firewall::OwnPort;
 use crate::identity::{Document, DocumentError};
 use crate::inventory::{Listener, Process, interfaces};
 use crate::ledger::Permitted;
@@ -58,6 +61,8 @@ pub struct Config {
     pub outside: Vec<String>,
     #[serde(deserialize_with = "networks")]
     pub trusted: Vec<IpNet>,
+    #[serde(deserialize_with = "networks")]
+    pub scanners: Vec<IpNet>,
     pub protected: Vec<PortSet>,
     pub swarm_control: SwarmControl,
     pub posture: Posture,
@@ -78,7 +83,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Pull {
     /// The scanners that it calls; at least one.
-    #[serde(deserialize_with = "scanners")]
+    #[serde(deserialize_with = "called")]
     pub scanners: Vec<SocketAddr>,
 }
 
@@ -141,6 +146,12 @@ impl Config {
         pem.map(key).transpose().map_err(|source| OperatorFileError::Key { path: file(), source })
     }
 
+    /// The agent's own port, where the file says who may call.
+    pub fn own_port(&self) -> Option<OwnPort> {
+        let number = NonZeroU16::new(self.listen.port())?;
+        (self.pull.is_none() && !self.scanners.is_empty()).then(|| OwnPort { number, scanners: self.scanners.clone() })
+    }
+
     /// The local policy; `listeners` are looked through for sshd.
     pub fn policy(&self, listeners: &[Listener], knows_peers: bool, permitted: Permitted) -> Policy {
         let held = |is_it: fn(&Process) -> bool| -> PortSet {
@@ -178,6 +189,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/deadlight"),
             outside: Vec::new(),
             trusted: Vec::new(),
+            scanners: Vec::new(),
             protected: Vec::new(),
             swarm_control: SwarmControl::Open,
             posture: Posture::Reported,
@@ -201,30 +213,43 @@ fn swarm_control() -> PortSet {
 fn interface_names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     match names.iter().find(|name| !interfaces::is_valid_name(name)) {
-        Some(bad) => Err(serde::de::Error::custom(format!("{bad:?} is not an interface name"))),
+        Some(bad) => Err(D::Error::custom(format!("{bad:?} is not an interface name"))),
         None => Ok(names),
     }
 }
 
 fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
-    let networks = Vec::<IpNet>::deserialize(deserializer)?;
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let networks: Vec<IpNet> =
+        texts.iter().map(|text| network(text)).collect::<Result<_, _>>().map_err(D::Error::custom)?;
     match networks.iter().find(|network| network.prefix_len() == 0) {
-        Some(all) => Err(serde::de::Error::custom(format!("{all} is everybody; a closed port would be open"))),
+        Some(all) => Err(D::Error::custom(format!("{all} is everybody; a closed port would be open"))),
         None => Ok(networks),
     }
 }
 
-fn scanners<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
+fn called<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
     let scanners = Vec::<String>::deserialize(deserializer)?;
     let address = |text: &String| {
         let parsed: Result<SocketAddr, _> = text.parse();
         parsed.map_err(|_| {
-            serde::de::Error::custom(format!("{text:?} is not like \"203.0.113.5:7444\" or \"[2001:db8::5]:7444\""))
+            D::Error::custom(format!("{text:?} is not like \"203.0.113.5:7444\" or \"[2001:db8::5]:7444\""))
         })
     };
     match scanners.is_empty() {
-        true => Err(serde::de::Error::custom("at least one scanner has to be named")),
+        true => Err(D::Error::custom("at least one scanner has to be named")),
         false => scanners.iter().map(address).collect(),
+    }
+}
+
+/// A network, or a single address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network =
+        network.map_err(|_| format!("{text:?} is neither an address nor a network such as 203.0.113.0/24"))?;
+    match network.addr().to_canonical() == network.addr() {
+        true => Ok(network),
+        false => Err(format!("{text:?} is an IPv4 address in the form of IPv6; write it as IPv4")),
     }
 }
 
@@ -304,6 +329,10 @@ mod tests {
             ("outside = [\"eth0; drop\"]", "is not an interface name"),
             ("protected = [\"70000/tcp\"]", "out of range"),
             ("trusted = [\"203.0.113.0/33\"]", "line 1"),
+            ("trusted = [\"203.0.113\"]", "is neither an address nor a network"),
+            ("\nscanners = [\"::ffff:203.0.113.5\"]", "line 2"),
+            ("scanners = [\"::ffff:203.0.113.5\"]", "write it as IPv4"),
+            ("scanners = [\"::/0\"]", "is everybody"),
             ("trusted = [\"0.0.0.0/0\"]", "is everybody"),
             ("trusted = [\"::/0\"]", "is everybody"),
             ("node = \"a b\"", "is not a name"),

@@ -136,6 +136,9 @@ impl Node {
             ),
             Ok(_) => {}
         }
+        if self.config.mode == Mode::Observe && !self.config.scanners.is_empty() {
+            problems.push("observe mode writes no rule: `scanners` does not shut the agent's port yet".to_owned());
+        }
         if let Err(error) = docker::networks(&self.config.docker_socket).await {
             problems.push(format!("{error}; causes read unknown meanwhile"));
         }
@@ -162,6 +165,8 @@ impl Node {
             closed: closed.collect(),
             in_force,
             drift: state.drift.iter().cloned().collect(),
+            door: self.config.scanners.iter().map(ToString::to_string).collect(),
+            callers: None,
             problems,
         })
     }
@@ -191,6 +196,7 @@ impl Node {
                 ledger.docker_subnets.clone()
             },
             allowed: ledger.allowed(&policy.permitted),
+            own: self.config.own_port(),
         }
     }
 

@@ -1,7 +1,5 @@
 //! Nodes with and without a guard, all else the same.
 
-use std::{env, fs, os::unix::fs::PermissionsExt as _};
-
 use anyhow::{Result, ensure};
 use deadlight_tests::{
     deployment::{Deployment, Settings},
@@ -9,7 +7,6 @@ use deadlight_tests::{
     lab::{Family::V4, Lab},
     order,
     process::run,
-    programs::{Running, agent},
 };
 
 /// Nothing listens there: what Docker's own rules cost is not measured here.
@@ -36,7 +33,7 @@ pub(crate) fn guarded(guard: Guard, count: u16) -> Result<Lab> {
     deployment.prepend("max_new_per_hour = 1000000")?;
     let agent = match guard {
         Guard::Nftables => deployment.start_agent(&lab.wire)?,
-        Guard::Mangle => without_nftables(&deployment, &lab)?,
+        Guard::Mangle => deployment.start_agent_without_nftables(&lab.wire)?,
     };
     let ports: Vec<_> = (FIRST_CLOSED..FIRST_CLOSED + count).map(|port| (V4, "tcp", port)).collect();
     order::enforce(&deployment, &lab.wire, 1, &ports)?;
@@ -46,16 +43,4 @@ pub(crate) fn guarded(guard: Guard, count: u16) -> Result<Lab> {
     let expected = if guard == Guard::Mangle { usize::from(count) } else { 0 };
     ensure!(standing == expected, "{standing} rules of {guard:?}:\n{rules}");
     Ok(lab)
-}
-
-/// An agent that takes the kernel for one without nf_tables.
-fn without_nftables(deployment: &Deployment, lab: &Lab) -> Result<Running> {
-    let programs = deployment.path("bin");
-    fs::create_dir(&programs)?;
-    let nft = programs.join("nft");
-    fs::write(&nft, "#!/bin/sh\necho Operation not supported >&2\nexit 1\n")?;
-    fs::set_permissions(&nft, fs::Permissions::from_mode(0o755))?;
-    let mut command = agent(lab.node())?;
-    command.env("PATH", format!("{}:{}", programs.display(), env::var("PATH")?));
-    deployment.start_agent_by(command, &lab.wire)
 }

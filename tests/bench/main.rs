@@ -3,7 +3,9 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 mod apply;
+mod audit;
 mod datapath;
+mod door;
 mod drift;
 mod endure;
 mod fix_script;
@@ -31,6 +33,9 @@ fn main() -> Result<()> {
     if words.iter().any(|word| word == "endure") {
         return endure::measure();
     }
+    if words.iter().any(|word| word == "audit") {
+        return audit::measure();
+    }
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     let cases: [(&str, Measure); 6] = [
         ("order", order::measure),
@@ -45,6 +50,9 @@ fn main() -> Result<()> {
             println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
             measure()?;
         }
+    }
+    if wanted("door") {
+        door::measure()?;
     }
     if wanted("limits") {
         scan::limits::measure()?;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use deadlight_agent::identity::Window as NodeWindow;
+use deadlight_agent::{api::Slots, identity::Window as NodeWindow};
 use deadlight_scanner::{
     config::{Config, Way},
     deliver::{Agent, EnrolError, Meeting, Window},
@@ -90,7 +90,7 @@ async fn come_all(
     for index in 0..USES {
         let window = NodeWindow::new(line.parse()?, &directory.join(index.to_string()))?;
         let address = address(index)?;
-        windows.spawn(async move { window.wait(address).await });
+        windows.spawn(async move { window.wait(address, Slots::new(Vec::new())).await });
     }
     let (credentials, registry) = (Arc::new(pki.credentials(scanner)?), Arc::new(pki.read()?.context("no registry")?));
     let enrolled = Arc::new(AtomicUsize::new(0));

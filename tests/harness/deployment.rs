@@ -1,8 +1,9 @@
 //! One scanner and one agent that trust each other, configured in a directory of their own.
 
 use std::{
-    fs,
+    env, fs,
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -207,6 +208,18 @@ impl Deployment {
             wire.inet.enter(|| Ok(TcpStream::connect(("127.0.0.1", PULL_PORT))?)).is_ok()
         })?;
         Ok(scanner)
+    }
+
+    /// [`Self::start_agent`], for an agent that takes the kernel for one without nf_tables.
+    pub fn start_agent_without_nftables(&self, wire: &Wire) -> Result<Running> {
+        let programs = self.path("bin");
+        fs::create_dir_all(&programs)?;
+        let nft = programs.join("nft");
+        fs::write(&nft, "#!/bin/sh\necho Operation not supported >&2\nexit 1\n")?;
+        fs::set_permissions(&nft, fs::Permissions::from_mode(0o755))?;
+        let mut command = programs::agent(&wire.node)?;
+        command.env("PATH", format!("{}:{}", programs.display(), env::var("PATH")?));
+        self.start_agent_by(command, wire)
     }
 
     /// `deadlight-agent WORDS… --config …` on the node, to its end.

@@ -7,6 +7,7 @@ mod clock;
 mod closed_loop;
 mod docker_gate;
 mod docker_socket;
+mod door;
 mod enrol;
 mod guard;
 mod harden;

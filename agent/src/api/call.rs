@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::backoff::{Backoff, GOOD};
-use super::connection::{CONNECTION_LIMIT, MAX_HEADER_BYTES, Peer, service};
+use super::connection::{CONNECTION_LIMIT, MAX_HEADER_BYTES, Peer, ReadBy, service};
 
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// A call on which the scanner has asked nothing for so long is dead: a living one asks twice a minute.
@@ -146,7 +146,7 @@ impl Line {
     /// Answers request after request.
     async fn answer(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) -> End {
         let (scanner, answered) = (self.scanner, Arc::new(AtomicBool::new(false)));
-        let answer = service(peer, self.router.clone());
+        let answer = service(peer, self.router.clone(), ReadBy::from_now);
         let limited = service_fn(move |request: hyper::Request<Incoming>| {
             if !answered.swap(true, Ordering::Relaxed) {
                 tracing::info!(%scanner, "a call stands");

@@ -15,7 +15,8 @@ use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
 use tower::ServiceExt as _;
 
-use super::router;
+use super::connection::ReadBy;
+use super::{Slots, router};
 use crate::config::Config;
 use crate::firewall::fake::{Fake, Tables};
 use crate::identity::enrolled;
@@ -52,7 +53,7 @@ async fn replays_and_mutations_do_nothing() {
     let keyring = Arc::new(enrolled(directory.path().join("keys"), "n1"));
     let agent = || {
         let node = Node::new("n1".parse().unwrap(), config.clone(), Box::new(kernel.clone()));
-        router(Arc::new(node), Arc::clone(&keyring))
+        router(Arc::new(node), Arc::clone(&keyring), Slots::new(Vec::new()))
     };
     let scanner = Identity::Scanner("office-a".parse().unwrap());
     let others = ["scanner/office-b", "agent/n1"].map(|who| format!("spiffe://deadlight/{who}").parse().unwrap());
@@ -129,6 +130,7 @@ fn mutated(order: &str, rng: &mut Rng) -> Option<String> {
 async fn put(router: &Router, peer: &Identity, body: &str) -> StatusCode {
     let mut request = Request::put("/v1/exposures").body(Body::from(body.to_owned())).unwrap();
     request.extensions_mut().insert(peer.clone());
+    request.extensions_mut().insert(ReadBy::from_now());
     request.extensions_mut().insert(SocketAddr::from(([198, 51, 100, 1], 50_000)));
     router.clone().oneshot(request).await.unwrap().status()
 }

@@ -16,13 +16,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{ConnectionCommon, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use super::slots::Slot;
+
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-const HEADER_LIMIT: Duration = Duration::from_secs(5);
-/// Header, body, work and answer together; causes alone may take Docker's two seconds.
+/// Header and body: whoever writes slowly is gone 9 seconds after the connection began.
+const REQUEST_LIMIT: Duration = Duration::from_secs(4);
+/// Request, work and answer together; causes alone may take Docker's two seconds.
 pub(super) const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
 /// A trust document that revokes as many keys as it may has some 40 KiB as a header.
 pub(super) const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -63,38 +66,54 @@ impl Peer {
     }
 }
 
-/// What answers the requests of `peer`.
+/// What answers the requests of `peer`; `read_by` says for each until when it is read.
 pub(super) fn service(
     peer: Peer,
     router: Router,
+    read_by: impl Fn() -> ReadBy + Send + Sync,
 ) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static> {
     service_fn(move |mut request: hyper::Request<Incoming>| {
         let extensions = request.extensions_mut();
         extensions.insert(peer.identity.clone());
         extensions.insert(peer.address);
         extensions.insert(peer.channel.clone());
+        extensions.insert(read_by());
         router.clone().oneshot(request)
     })
 }
 
-/// The handshake, and what the peer then asks.
-pub(super) async fn serve(stream: TcpStream, address: SocketAddr, tls: Arc<ServerConfig>, router: Router) {
+/// Until when the whole request must have come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadBy(pub(super) Instant);
+
+impl ReadBy {
+    /// For a request that begins now.
+    pub(super) fn from_now() -> Self {
+        Self(Instant::now() + REQUEST_LIMIT)
+    }
+}
+
+/// The handshake, and what the peer then asks. Before the handshake has shown a certificate, nothing is read as HTTP.
+pub(super) async fn serve(stream: TcpStream, address: SocketAddr, tls: Arc<ServerConfig>, router: Router, slot: Slot) {
     let stream = match timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls).accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(%address, "TLS handshake took too long"),
     };
-    if let Some(peer) = Peer::of(stream.get_ref().1, address) {
+    if let Some(peer) = Peer::of(stream.get_ref().1, address)
+        && slot.prove(&peer.identity)
+    {
         answer(stream, peer, router).await;
     }
 }
 
 /// Answers one request of `peer`.
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router: Router) {
-    let (address, service) = (peer.address, service(peer, router));
+pub(super) async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router: Router) {
+    let read_by = ReadBy::from_now();
+    let (address, service) = (peer.address, service(peer, router, move || read_by));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_LIMIT)
+        .header_read_timeout(REQUEST_LIMIT)
         .keep_alive(false)
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);

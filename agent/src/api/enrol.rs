@@ -12,6 +12,7 @@ use deadlight_shared::hint::causes;
 use deadlight_shared::trust::TRUST_HEADER;
 
 use super::connection::Channel;
+use super::connection::ReadBy;
 use super::routes::{Answer, Refusal, read_json, scanner, with_type};
 use crate::identity::{Window, WindowError};
 
@@ -27,11 +28,12 @@ pub fn enrol_router(window: Arc<Window>) -> Router {
 async fn enrol(
     State(window): State<Arc<Window>>,
     Extension(peer): Extension<Identity>,
+    Extension(read_by): Extension<ReadBy>,
     Extension(channel): Extension<Channel>,
     request: Request,
 ) -> Answer {
     scanner(&peer)?;
-    let call = read_json(request).await?;
+    let call = read_json(request, read_by).await?;
     let answer = window.answer(&call, &channel).map_err(refused)?;
     Ok(with_type(StatusCode::OK, "application/json", &answer))
 }
@@ -39,11 +41,12 @@ async fn enrol(
 async fn take(
     State(window): State<Arc<Window>>,
     Extension(peer): Extension<Identity>,
+    Extension(read_by): Extension<ReadBy>,
     headers: HeaderMap,
     request: Request,
 ) -> Answer {
     scanner(&peer)?;
-    let call = read_json(request).await?;
+    let call = read_json(request, read_by).await?;
     let trust = headers.get(TRUST_HEADER).and_then(|value| value.to_str().ok());
     window.take(&call, trust).map_err(refused)?;
     Ok(StatusCode::NO_CONTENT.into_response())

@@ -5,12 +5,17 @@ mod call;
 #[cfg(test)]
 mod captured;
 mod connection;
+mod door;
 mod enrol;
 mod routes;
 mod server;
+mod slots;
+#[cfg(test)]
+mod tests;
 
 pub use call::Caller;
 pub use connection::Channel;
 pub use enrol::enrol_router;
 pub use routes::router;
 pub use server::{Server, ServerError};
+pub use slots::Slots;

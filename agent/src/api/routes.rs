@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -13,23 +12,25 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use deadlight_shared::hint::causes;
 use deadlight_shared::trust::TRUST_HEADER;
-use deadlight_shared::wire::{CertificateCall, MAX_BODY, Order, Problem, RenewAnswer};
+use deadlight_shared::wire::{CertificateCall, MAX_BODY, Order, Problem, RenewAnswer, Status};
 use deadlight_shared::{Identity, Name, Port};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout_at;
 
+use super::connection::ReadBy;
+use super::slots::Slots;
 use crate::explain::Question;
 use crate::identity::{IdentityError, Keyring};
 use crate::node::{Node, NodeError};
-
-const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// What requests are answered with.
 #[derive(Clone)]
 struct Api {
     node: Arc<Node>,
     keyring: Arc<Keyring>,
+    slots: Slots,
 }
 
 impl FromRef<Api> for Arc<Node> {
@@ -44,9 +45,9 @@ impl FromRef<Api> for Arc<Keyring> {
     }
 }
 
-/// The service; every request must carry the peer's [`Identity`] and address as extensions.
-pub fn router(node: Arc<Node>, keyring: Arc<Keyring>) -> Router {
-    let api = Api { node, keyring };
+/// The service; every request must carry the peer's [`Identity`] and address, and until when it is read, as extensions.
+pub fn router(node: Arc<Node>, keyring: Arc<Keyring>, slots: Slots) -> Router {
+    let api = Api { node, keyring, slots };
     Router::new()
         .route("/v1/renew", post(post_renew))
         .route("/v1/certificate", put(put_certificate))
@@ -82,8 +83,12 @@ async fn post_renew(State(keyring): State<Arc<Keyring>>) -> Answer {
     Ok(with_type(StatusCode::OK, "application/json", &RenewAnswer { request }))
 }
 
-async fn put_certificate(State(keyring): State<Arc<Keyring>>, request: Request) -> Answer {
-    let call: CertificateCall = read_json(request).await?;
+async fn put_certificate(
+    State(keyring): State<Arc<Keyring>>,
+    Extension(read_by): Extension<ReadBy>,
+    request: Request,
+) -> Answer {
+    let call: CertificateCall = read_json(request, read_by).await?;
     if call.schema != CertificateCall::SCHEMA {
         return Err(unprocessable(format_args!("schema is not {}", CertificateCall::SCHEMA)));
     }
@@ -107,13 +112,14 @@ fn not_installed(error: IdentityError) -> Refusal {
 const EPOCH_AHEAD: i64 = 30 * 86_400;
 
 async fn put_exposures(
-    State(Api { node, keyring }): State<Api>,
+    State(Api { node, keyring, slots }): State<Api>,
     Extension(peer): Extension<Identity>,
     Extension(address): Extension<SocketAddr>,
+    Extension(read_by): Extension<ReadBy>,
     request: Request,
 ) -> Answer {
     let scanner = scanner(&peer)?;
-    let order = read_order(request).await?;
+    let order = read_order(request, read_by).await?;
     let now = Timestamp::now().max(keyring.validity().from);
     if order.scanner != scanner {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "the order names another scanner than the certificate"));
@@ -136,13 +142,16 @@ async fn put_exposures(
     // In a task of its own: a scanner that hangs up must not leave an order half done.
     match tokio::spawn(async move { node.answer(&order, address.ip().to_canonical()).await }).await {
         Ok(report) => json(report),
-        Err(_) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the agent failed while carrying out the order")),
+        Err(_) => {
+            slots.panicked();
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the agent failed while carrying out the order"))
+        }
     }
 }
 
-async fn get_status(State(node): State<Arc<Node>>, Extension(peer): Extension<Identity>) -> Answer {
+async fn get_status(State(Api { node, slots, .. }): State<Api>, Extension(peer): Extension<Identity>) -> Answer {
     scanner(&peer)?;
-    json(node.status().await)
+    json(node.status().await.map(|status| Status { callers: Some(slots.callers()), ..status }))
 }
 
 #[derive(Deserialize)]
@@ -201,18 +210,18 @@ pub(super) fn scanner(peer: &Identity) -> Result<Name, Refusal> {
     }
 }
 
-async fn read_order(request: Request) -> Result<Order, Refusal> {
-    let order: Order = read_json(request).await?;
+async fn read_order(request: Request, read_by: ReadBy) -> Result<Order, Refusal> {
+    let order: Order = read_json(request, read_by).await?;
     order.check().map_err(unprocessable)?;
     Ok(order)
 }
 
 /// The body as JSON, bounded in size and time.
-pub(super) async fn read_json<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
+pub(super) async fn read_json<T: DeserializeOwned>(request: Request, ReadBy(limit): ReadBy) -> Result<T, Refusal> {
     if request.headers().contains_key(header::CONTENT_ENCODING) {
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bodies are never compressed"));
     }
-    let body = tokio::time::timeout(BODY_LIMIT, to_bytes(request.into_body(), MAX_BODY))
+    let body = timeout_at(limit, to_bytes(request.into_body(), MAX_BODY))
         .await
         .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))?
         .map_err(|_| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body may have {MAX_BODY} bytes")))?;

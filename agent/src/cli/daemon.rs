@@ -7,12 +7,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use deadlight_shared::Identity;
 use deadlight_shared::hint::{self, HintExt as _};
+use deadlight_shared::wire::Mode;
 use futures_util::future::Either;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::enroll::{enroll_once, keyring};
 use super::keep::keep;
-use crate::api::{Caller, Server, router};
+use crate::api::{Caller, Server, Slots, router};
 use crate::config::{Config, Pull};
 use crate::firewall::Linux;
 use crate::node::Node;
@@ -33,25 +34,29 @@ pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::R
         tracing::error!("{}: allowlists open nothing meanwhile", hint::render(&error));
     }
     let (listen, pull, mode) = (config.listen, config.pull.clone(), config.mode);
-    let docker_socket = config.docker_socket.clone();
+    let (docker_socket, scanners) = (config.docker_socket.clone(), config.scanners.clone());
     let node = Arc::new(Node::new(name, config, Box::new(Linux)));
     match node.arm().await {
         Ok(written) => written.iter().for_each(|change| tracing::info!(%change, "guard in place")),
         Err(error) => tracing::error!("{}", hint::render(&error)),
     }
+    if mode == Mode::Observe && !scanners.is_empty() {
+        tracing::warn!("observe mode writes no rule: everybody reaches {listen} until mode = \"enforce\"");
+    }
+    let slots = Slots::new(scanners);
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     let stop = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     };
-    let routes = router(Arc::clone(&node), Arc::clone(&keyring));
+    let routes = router(Arc::clone(&node), Arc::clone(&keyring), slots.clone());
     let serving = match pull {
         Some(Pull { scanners }) => {
             tracing::info!(node = %node.name(), %mode, ?scanners, "agent started; it does not listen");
             Either::Left(Caller::new(scanners, keyring.calls(), routes).run(stop))
         }
         None => {
-            let server = Server::bind(listen, keyring.tls(), routes).await.hint(
+            let server = Server::bind(listen, keyring.tls(), routes, slots).hint(
                 "`listen` must be an address of this node that nobody else listens on; `ss -lntp` shows who does",
             )?;
             tracing::info!(node = %node.name(), %mode, %listen, "agent started");

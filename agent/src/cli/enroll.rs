@@ -11,6 +11,7 @@ use deadlight_shared::hint::HintExt as _;
 use deadlight_shared::tls::TlsError;
 
 use super::print;
+use crate::api::Slots;
 use crate::config::{Config, Pull};
 use crate::identity::{Document, Enrolled, IdentityError, Keyring, Window, WindowError};
 
@@ -90,7 +91,7 @@ async fn enroll(config: &Config, line: EnrolLine) -> anyhow::Result<Enrolled> {
         .context("failed to say what is waited for")?;
     let enrolled = match config.pull.clone() {
         Some(Pull { scanners }) => window.call(scanners).await,
-        None => window.wait(config.listen).await,
+        None => window.wait(config.listen, Slots::new(config.scanners.clone())).await,
     };
     let hint = match enrolled {
         Ok(enrolled) => return Ok(enrolled),

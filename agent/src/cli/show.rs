@@ -35,6 +35,7 @@ pub(super) async fn status(node: &Node) -> anyhow::Result<ExitCode> {
     let closed = if closed.is_empty() { "none".to_owned() } else { closed.join(", ") };
     let in_force = if status.in_force { "yes" } else { "NO" };
     let mut text = format!("node: {}\nmode: {}\nclosed: {closed}\nin force: {in_force}\n", status.node, status.mode);
+    section(&mut text, "networks that reach the agent's own port", &status.door);
     section(&mut text, "drift since the last report", &status.drift);
     section(&mut text, "problems", &status.problems);
     print(&text)?;

@@ -16,12 +16,13 @@ pub(crate) enum Tracked {
 }
 
 /// Each way that a packet can go; the port is the node's own.
-pub(crate) const WAYS: [(&str, Tracked); 5] = [
+pub(crate) const WAYS: [(&str, Tracked); 6] = [
     ("prerouting", Tracked::Original),
     ("prerouting", Tracked::Untracked),
     ("prerouting", Tracked::Reply),
     ("postrouting", Tracked::Reply),
     ("postrouting", Tracked::Original),
+    ("input", Tracked::Original),
 ];
 
 /// A table of nft, as text.
@@ -57,7 +58,11 @@ impl<'a> Table<'a> {
     /// Whether a packet of a stranger on an outside interface goes on.
     pub(crate) fn passes(&self, chain: &str, tracked: Tracked, port: Port) -> bool {
         let (protocol, number) = (port.protocol.to_string(), port.number.to_string());
-        let verdict = self.chains[chain].iter().find_map(|rule| self.verdict(rule, tracked, &protocol, &number));
+        let Some(rules) = self.chains.get(chain) else {
+            assert_eq!(chain, "input", "the others always stand");
+            return true;
+        };
+        let verdict = rules.iter().find_map(|rule| self.verdict(rule, tracked, &protocol, &number));
         match verdict {
             None | Some("accept") => true,
             Some("drop" | "reject") => false,
@@ -76,6 +81,10 @@ impl<'a> Table<'a> {
                 // The node by its own address, not by loopback.
                 ["ip", "daddr", "127.0.0.0/8", rest @ ..] => (false, rest),
                 ["ip6", "saddr" | "daddr", "@trusted6", rest @ ..] => (false, rest),
+                ["ip", "saddr", "@scanners4", rest @ ..] | ["ip6", "saddr", "@scanners6", rest @ ..] => (false, rest),
+                ["tcp", "dport", wanted, rest @ ..] if !wanted.starts_with('@') => {
+                    (protocol == "tcp" && *wanted == number, rest)
+                }
                 ["ct", "direction", "original", rest @ ..] => (tracked == Tracked::Original, rest),
                 ["ct", "direction", "reply", rest @ ..] => (tracked == Tracked::Reply, rest),
                 ["ct", "state", "untracked", rest @ ..] => (tracked == Tracked::Untracked, rest),

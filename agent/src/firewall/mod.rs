@@ -16,6 +16,7 @@ mod runner;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use deadlight_shared::{Port, PortSet};
 use ipnet::IpNet;
@@ -41,6 +42,17 @@ pub struct Desired {
     pub docker_subnets: Vec<IpNet>,
     /// Published ports that stay open to everybody.
     pub allowed: PortSet,
+    /// The agent's own port; none where everybody may call.
+    pub own: Option<OwnPort>,
+}
+
+/// The agent's own TCP port and who alone reaches it from outside. It belongs to no order and to nobody else's service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnPort {
+    /// Its number.
+    pub number: NonZeroU16,
+    /// Where scanners call from.
+    pub scanners: Vec<IpNet>,
 }
 
 impl Desired {
@@ -53,6 +65,11 @@ impl Desired {
     fn passing(&self) -> Vec<IpNet> {
         let all = self.trusted.iter().copied().chain(self.peers.iter().copied().map(IpNet::from));
         IpNet::aggregate(&all.collect::<Vec<_>>())
+    }
+
+    /// The agent's own port, where the guard stands.
+    fn own(&self) -> Option<&OwnPort> {
+        self.own.as_ref().filter(|_| self.has_guard())
     }
 
     /// Sources that a tightened rule of Docker's still lets through.

@@ -13,7 +13,8 @@ use std::net::IpAddr;
 use deadlight_shared::{Port, Protocol};
 use ipnet::IpNet;
 
-use super::Desired;
+use super::iptables::Family;
+use super::{Desired, OwnPort};
 
 /// Sets and chains of the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,23 +40,28 @@ impl Guard {
         if !desired.has_guard() {
             return None;
         }
-        let (trusted4, trusted6): (Vec<IpNet>, Vec<IpNet>) =
-            desired.passing().into_iter().partition(|net| matches!(net, IpNet::V4(_)));
-        let sets = [
+        let [trusted4, trusted6] = address_elements(&desired.passing());
+        let mut sets = vec![
             ("outside", "type ifname", desired.outside.iter().map(|name| format!("\"{name}\"")).collect()),
-            ("trusted4", "type ipv4_addr;flags interval", trusted4.iter().map(address_element).collect()),
-            ("trusted6", "type ipv6_addr;flags interval", trusted6.iter().map(address_element).collect()),
+            ("trusted4", ADDRESSES4, trusted4),
+            ("trusted6", ADDRESSES6, trusted6),
             ("closed_tcp", "type inet_service;counter", port_elements(desired, Protocol::Tcp)),
             ("closed_udp", "type inet_service;counter", port_elements(desired, Protocol::Udp)),
         ];
-        let set = |spec: &str, elements| Set { spec: spec.split(';').map(str::to_owned).collect(), elements };
         let chain = |rules: &[&str]| rules.iter().map(|rule| (*rule).to_owned()).collect();
+        let mut chains = BTreeMap::from([
+            ("prerouting".to_owned(), chain(&PREROUTING)),
+            ("postrouting".to_owned(), chain(&POSTROUTING)),
+        ]);
+        if let Some(own) = desired.own() {
+            let [scanners4, scanners6] = address_elements(&IpNet::aggregate(&own.scanners));
+            sets.extend([("scanners4", ADDRESSES4, scanners4), ("scanners6", ADDRESSES6, scanners6)]);
+            chains.insert("input".to_owned(), input(own));
+        }
+        let set = |spec: &str, elements| Set { spec: spec.split(';').map(str::to_owned).collect(), elements };
         Some(Self {
             sets: sets.into_iter().map(|(name, spec, elements)| (name.to_owned(), set(spec, elements))).collect(),
-            chains: BTreeMap::from([
-                ("prerouting".to_owned(), chain(&PREROUTING)),
-                ("postrouting".to_owned(), chain(&POSTROUTING)),
-            ]),
+            chains,
         })
     }
 
@@ -172,12 +178,29 @@ const POSTROUTING: [&str; 7] = [
     "ct state new tcp sport @closed_tcp tcp flags ack drop",
 ];
 
+const ADDRESSES4: &str = "type ipv4_addr;flags interval";
+const ADDRESSES6: &str = "type ipv6_addr;flags interval";
+
+/// What comes in for the node itself: of the agent's own port, what is forwarded to others is not its business.
+fn input(own: &OwnPort) -> Vec<String> {
+    let rules = ["iifname != @outside accept", "ip saddr @scanners4 accept", "ip6 saddr @scanners6 accept"];
+    let head = "type filter hook input priority -160; policy accept;".to_owned();
+    let shut = format!("tcp dport {} drop", own.number);
+    [head].into_iter().chain(rules.map(str::to_owned)).chain([shut]).collect()
+}
+
 fn closed_set(protocol: Protocol) -> String {
     format!("closed_{protocol}")
 }
 
 fn port_elements(desired: &Desired, protocol: Protocol) -> BTreeSet<String> {
     desired.closed.iter().filter(|port| port.protocol == protocol).map(|port| port.number.to_string()).collect()
+}
+
+/// IPv4 and IPv6.
+fn address_elements(networks: &[IpNet]) -> [BTreeSet<String>; 2] {
+    [Family::V4, Family::V6]
+        .map(|family| networks.iter().filter(|network| family.holds(network.addr())).map(address_element).collect())
 }
 
 /// nft prints a single address without its prefix length.
@@ -334,6 +357,31 @@ mod tests {
         let guard = Guard::desired(&Desired { trusted: trusted.into(), ..desired("8080/tcp") }).unwrap();
         let spelled = guard.render().replace("::102:304", "::1.2.3.4");
         assert_eq!(Guard::parse(&spelled).unwrap().0, guard);
+    }
+
+    #[test]
+    fn the_agents_own_port_is_for_scanners_alone() {
+        let scanners = ["203.0.113.5", "203.0.113.4", "2001:db8::5"].map(|address| IpNet::from(ip(address)));
+        let own = OwnPort { number: 7443.try_into().unwrap(), scanners: scanners.into() };
+        let wanted = Desired { armed: true, own: Some(own), ..Desired::default() };
+        let text = Guard::desired(&wanted).unwrap().render();
+        for line in [
+            "elements = { 203.0.113.4/31 }",
+            "elements = { 2001:db8::5 }",
+            "type filter hook input priority -160; policy accept;",
+            "tcp dport 7443 drop",
+        ] {
+            assert!(text.contains(&format!("\t\t{line}\n")), "{text}");
+        }
+        let (parsed, _) = Guard::parse(&text).unwrap();
+        assert_eq!(Guard::script(Some(&parsed), Guard::desired(&wanted).as_ref()), None);
+        assert!(parsed.closed().is_empty(), "no order names it");
+        // Neither revert --all nor an agent that never armed leaves it behind.
+        assert_eq!(Guard::desired(&Desired { armed: false, ..wanted }), None);
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::document::{Document, DocumentError, Pair};
 use super::keyring::{key_id, key_of, request};
-use crate::api::{Caller, Channel, Server, ServerError, enrol_router};
+use crate::api::{Caller, Channel, Server, ServerError, Slots, enrol_router};
 
 /// How long the window stays open: as long as the line is good for.
 const OPEN: Duration = Duration::from_secs(600);
@@ -114,12 +114,12 @@ impl Window {
         Ok(Self { line, key, request, state_dir, progress, done: Notify::new() })
     }
 
-    /// Listens on `address` until the node is enrolled.
-    pub async fn wait(self, address: SocketAddr) -> Result<Enrolled, WindowError> {
+    /// Listens on `address` until the node is enrolled; `slots` are the door's.
+    pub async fn wait(self, address: SocketAddr, slots: Slots) -> Result<Enrolled, WindowError> {
         let window = Arc::new(self);
         let (certificate, key) = window.shown()?;
         let (_tls, tls) = watch::channel(Arc::new(pinned_server_config(window.line.authority, certificate, key)?));
-        let server = Server::bind(address, tls, enrol_router(Arc::clone(&window))).await?;
+        let server = Server::bind(address, tls, enrol_router(Arc::clone(&window)), slots)?;
         window.enrolled(server.run(window.done.notified())).await
     }
 

@@ -52,7 +52,8 @@ fn of_random_policies_and_sets() {
                     let listen = ([0; 4], rng.u16(7440..7446)).into();
                     let swarm_control = if rng.bool() { SwarmControl::Open } else { SwarmControl::Peers };
                     let protected = vec![local.into_iter().collect()];
-                    let config = Config { protected, swarm_control, listen, ..Config::default() };
+                    let scanners = rng.bool().then(|| "203.0.113.5/32".parse().unwrap()).into_iter().collect();
+                    let config = Config { protected, swarm_control, listen, scanners, ..Config::default() };
                     check(config, &listeners, &closed);
                 }
             });
@@ -74,6 +75,8 @@ fn check(config: Config, listeners: &[Listener], ports: &[Port]) {
     }
     ledger.allowed_locally = policy.protected.iter().flat_map(|protection| protection.ports.iter()).take(2).collect();
     let desired = node.desired(&ledger, &policy);
+    // Its own file says so, and no order: strangers on the outside do not reach it, whatever else does.
+    let own = node.config.own_port().map(|own| Port::tcp(own.number));
 
     let guard = Guard::desired(&desired).unwrap().render();
     let table = Table::parse(&guard);
@@ -84,16 +87,25 @@ fn check(config: Config, listeners: &[Listener], ports: &[Port]) {
     let rules = restored(&save, "DOCKER-INGRESS", &script);
     for &port in &asked {
         let is_open = protected.contains(&port);
-        let shut = WAYS.iter().filter(|(chain, tracked)| !table.passes(chain, *tracked, port)).count();
-        assert_eq!(shut == 0, is_open, "{port} is protected by {policy:?}:\n{guard}");
+        let shut: Vec<&str> = WAYS
+            .iter()
+            .filter(|(chain, tracked)| !table.passes(chain, *tracked, port))
+            .map(|(chain, _)| *chain)
+            .collect();
+        match Some(port) == own {
+            true => assert_eq!(shut, ["input"], "{port} is the agent's:\n{guard}"),
+            false => assert_eq!(shut.is_empty(), is_open, "{port} is protected by {policy:?}:\n{guard}"),
+        }
         assert_eq!(accepts(&rules, port), is_open, "{port} is protected by {policy:?}:\n{script}");
         assert_eq!(!tightened.contains(&port), is_open, "{port} is protected by {policy:?}:\n{script}");
     }
     // The guard of a kernel without nf_tables names no port that it does not shut.
     let (legacy, _) = iptables::script_with_guard(&save, Family::V4, &desired).unwrap_or_default();
+    let is_door = |line: &str| line.starts_with("-A DEADLIGHT-DOOR -i eth0 ");
     for &port in &protected {
         let drops = |line: &str| line.ends_with(" -j DROP") || line.contains(" -j REJECT ");
-        let named = |line: &&str| names(line, port) && drops(line);
+        let named = |line: &&str| names(line, port) && drops(line) && !is_door(line);
+        assert_eq!(legacy.lines().any(|line| is_door(line) && names(line, port)), Some(port) == own, "{legacy}");
         assert_eq!(legacy.lines().find(named), None, "{port} is protected by {policy:?}");
     }
     // What is allowed may name a protected port: it opens, and nothing in it closes.

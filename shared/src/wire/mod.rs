@@ -17,4 +17,4 @@ pub use explanation::Explanation;
 pub use order::{MAX_ANSWER, MAX_BODY, Order, OrderError, ReportedFinding};
 pub use problem::Problem;
 pub use report::{Mode, OrderMark, Outcome, OutcomeStatus, Report};
-pub use status::{ClosedPort, Status};
+pub use status::{Callers, ClosedPort, Status};

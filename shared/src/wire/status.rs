@@ -24,6 +24,12 @@ pub struct Status {
     /// Rules that were lost and put back since the last report, with their likely author.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
+    /// The networks from which alone the agent's own port is reached; empty where it is open to everybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub door: Vec<String>,
+    /// Who called since the agent started; only a running agent knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callers: Option<Callers>,
     /// What is wrong or missing, one sentence each; empty when all is well.
     pub problems: Vec<String>,
 }
@@ -35,6 +41,19 @@ pub struct ClosedPort {
     pub port: Port,
     /// Packets that the guard dropped for it so far.
     pub dropped: u64,
+}
+
+/// Connections to the agent's port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Callers {
+    /// Ended without a certificate of this deployment; nothing they sent was read as HTTP.
+    pub strangers: u64,
+    /// Showed such a certificate, and only then were heard.
+    pub proven: u64,
+    /// Had to make room for newer ones.
+    pub evicted: u64,
+    /// Ended by a panic of the agent's code; it went on.
+    pub panics: u64,
 }
 
 impl Status {

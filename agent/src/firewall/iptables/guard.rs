@@ -6,9 +6,10 @@
 //! which dockerd never rewrites. Answers of open sessions are dropped in mangle POSTROUTING.
 
 use deadlight_shared::{Port, Protocol};
+use ipnet::IpNet;
 
 use super::{Family, MARK, Save};
-use crate::firewall::Desired;
+use crate::firewall::{Desired, OwnPort};
 
 /// Lines for table `mangle`; none when the guard stands there as `desired` says.
 pub(super) fn mangle(save: &Save, family: Family, desired: &Desired) -> Vec<String> {
@@ -18,7 +19,14 @@ pub(super) fn mangle(save: &Save, family: Family, desired: &Desired) -> Vec<Stri
         chains: chains(family, desired).into(),
         entries: vec![entry("PREROUTING", "DEADLIGHT-IN"), entry("POSTROUTING", "DEADLIGHT-OUT")],
     };
-    layer.changes(save, desired.has_guard())
+    let door = Layer {
+        table: "mangle",
+        chains: vec![("DEADLIGHT-DOOR", desired.own().map(|own| door(family, desired, own)).unwrap_or_default())],
+        entries: vec![entry("INPUT", "DEADLIGHT-DOOR")],
+    };
+    let mut lines = layer.changes(save, desired.has_guard());
+    lines.extend(door.changes(save, desired.own().is_some()));
+    lines
 }
 
 /// Lines for table `filter`, where closed UDP ports are rejected; none when all is so.
@@ -127,6 +135,15 @@ fn chains(family: Family, desired: &Desired) -> [(&'static str, Vec<String>); 5]
     ]
 }
 
+/// The agent's own port, for scanners alone.
+fn door(family: Family, desired: &Desired, own: &OwnPort) -> Vec<String> {
+    let scanners = IpNet::aggregate(&own.scanners).into_iter().filter(|network| family.holds(network.addr()));
+    let pass = scanners.map(|network| format!("-s {network} -j RETURN"));
+    let shut =
+        desired.outside.iter().map(|interface| format!("-i {interface} -p tcp -m tcp --dport {} -j DROP", own.number));
+    pass.chain(shut).collect()
+}
+
 /// Where Docker has switched route_localnet on, a neighbour reaches what is published on 127.0.0.1.
 fn loopback(family: Family, desired: &Desired) -> impl Iterator<Item = String> {
     let interfaces = desired.outside.iter().filter(move |_| family == Family::V4);
@@ -218,6 +235,27 @@ mod tests {
                 assert!(lines.iter().any(|line| line.ends_with(&format!(" {trusted} -j RETURN"))));
                 assert!(layer(&Save::default(), family, &Desired::default()).is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn the_agents_own_port_is_for_scanners_alone_and_leaves_no_trace() {
+        let scanners = ["203.0.113.5/32", "2001:db8::5/128"].map(|network| network.parse().unwrap()).into();
+        let own = OwnPort { number: 7443.try_into().unwrap(), scanners };
+        let wanted = Desired { own: Some(own), ..desired("8080/tcp") };
+        for (family, scanner) in [(Family::V4, "203.0.113.5/32"), (Family::V6, "2001:db8::5/128")] {
+            let lines = mangle(&Save::default(), family, &wanted);
+            let door: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("-A DEADLIGHT-DOOR ")).collect();
+            let shut = "-i eth0 -p tcp -m tcp --dport 7443 -j DROP";
+            assert_eq!(door, [format!("-s {scanner} -j RETURN").as_str(), shut]);
+            assert!(lines.contains(&"-I INPUT 1 -m comment --comment deadlight -j DEADLIGHT-DOOR".to_owned()));
+            let save = written("mangle", &lines, "");
+            assert!(mangle(&save, family, &wanted).is_empty());
+            let without = mangle(&save, family, &desired("8080/tcp")).join("\n");
+            let jump = "-m comment --comment deadlight -j DEADLIGHT-DOOR";
+            assert_eq!(without, format!("-D INPUT {jump}\n-F DEADLIGHT-DOOR\n-X DEADLIGHT-DOOR"));
+            let nothing = mangle(&save, family, &Desired { own: wanted.own.clone(), ..Desired::default() }).join("\n");
+            assert!(nothing.contains("-X DEADLIGHT-DOOR") && nothing.contains("-X DEADLIGHT-SHUT"), "{nothing}");
         }
     }
 
