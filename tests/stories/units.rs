@@ -192,6 +192,23 @@ fn root_and_the_service_share_a_ledger() -> Result<()> {
     Ok(())
 }
 
+/// What root enrols, before the service has ever run, is the service's.
+#[test]
+fn root_enrols_and_the_service_runs() -> Result<()> {
+    let settings = Settings { sweep: "8000-8100", ..Settings::default() };
+    let place = Place::of(Deployment::unenrolled(&settings)?, V26, Nft, Drop)?;
+    let files = place.etc.join("deadlight");
+    fs::create_dir(&files)?;
+    fs::write(files.join("agent.toml"), "mode = \"enforce\"\n")?;
+    let node = place.boot()?;
+    let (scanner, line) = place.deployment.invite(&place.lab.wire, &[])?;
+    finish(node.command("deadlight-agent")?.args(["enroll", &line]))?.expect_code(0)?;
+    scanner.wait(SOON)?;
+    place.start_agent(&node)?;
+    place.deployment.scanner(&place.lab.wire, &["run", "--once"])?.expect_code(0)?;
+    expect::closed(&place.lab.wire, &[(V4, INGRESS)])
+}
+
 #[test]
 fn without_a_scanner_everything_published_is_closed_at_boot_too_nft() -> Result<()> {
     without_a_scanner(V26, Nft)
@@ -274,15 +291,18 @@ struct Place {
 
 impl Place {
     fn new(layout: Layout, backend: Backend, forward: ForwardPolicy) -> Result<Self> {
+        let place = Self::of(Deployment::new(&Settings::default())?, layout, backend, forward)?;
+        let agent = format!("node = {NODE:?}\nmode = \"enforce\"\n{}", tls("deadlight", "agent"));
+        place.install(&place.etc, "deadlight", &format!("agent-{NODE}"), "agent", &agent)?;
+        Ok(place)
+    }
+
+    fn of(deployment: Deployment, layout: Layout, backend: Backend, forward: ForwardPolicy) -> Result<Self> {
         let mut lab = Lab::new(layout, backend, forward)?;
         let etc = lab.wire.node.furnish(backend)?;
         let directory = scratch::directory()?;
         let _docker = FakeDocker::serving(&directory.path().join("docker.sock"), engine())?;
-        let deployment = Deployment::new(&Settings::default())?;
-        let place = Self { lab, etc, deployment, directory, _docker };
-        let agent = format!("node = {NODE:?}\nmode = \"enforce\"\n{}", tls("deadlight", "agent"));
-        place.install(&place.etc, "deadlight", &format!("agent-{NODE}"), "agent", &agent)?;
-        Ok(place)
+        Ok(Self { lab, etc, deployment, directory, _docker })
     }
 
     /// The node's systemd, with Docker's socket where it always is, and the helpers' sockets waiting.
