@@ -3,6 +3,8 @@
 mod check;
 mod diff;
 mod exit;
+#[doc(hidden)]
+pub mod fuzzing;
 mod pki;
 mod run;
 mod scan;

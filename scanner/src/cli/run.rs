@@ -57,7 +57,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Hinted::new(error, remedy)
     })?;
     let payloads = check::payloads(config.payloads.as_deref())?;
-    let mut scanner = Scanner { config, agents, store, payloads, story: Story };
+    let mut scanner = Scanner { config, agents, store, payloads, story: Story(anstream::stdout()) };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
         match arguments.once {
@@ -83,7 +83,7 @@ struct Scanner {
     agents: BTreeMap<Name, Agent>,
     store: Store,
     payloads: Payloads,
-    story: Story,
+    story: Story<anstream::Stdout>,
 }
 
 impl Scanner {
@@ -122,7 +122,8 @@ impl Scanner {
         let checked = rescan(&rescans, limits, &self.payloads).await;
         round::take_proofs(&mut assessment, &checked, Timestamp::now());
         self.store.keep(assessment.findings.clone())?;
-        self.story.proofs(&checked, &self.dropped_since(&reports).await);
+        let dropped = self.dropped_since(&reports).await;
+        self.story.proofs(&checked, &dropped);
 
         let ending = round::ending(&self.config, &sweep, &assessment);
         self.story.ending(&ending);
@@ -187,7 +188,7 @@ impl Scanner {
         for node in &self.config.nodes {
             match answers.remove(&node.name) {
                 None => {}
-                Some(Err(error)) => self.story.no_report(&node.name, &self.agents[&node.name], &error),
+                Some(Err(error)) => self.story.no_report(&node.name, self.agents[&node.name].url(), &error),
                 Some(Ok(report)) => {
                     self.story.report(&report, assessment);
                     round::take_report(assessment, &report);

@@ -108,7 +108,7 @@ impl Agent {
     pub async fn deliver(&self, order: &Order) -> Result<Report, DeliverError> {
         order.check()?;
         let report: Report = self.ask(self.client.put(self.path("/v1/exposures")).json(order)).await?;
-        self.accept(report, OrderMark { epoch: order.epoch, sequence: order.sequence })
+        accept(report, &self.node, OrderMark { epoch: order.epoch, sequence: order.sequence })
     }
 
     /// The agent's state of health.
@@ -128,24 +128,30 @@ impl Agent {
         let response = request.send().await.map_err(reach)?;
         let status = response.status();
         let body = bounded(response).await?.map_err(reach)?;
-        if !status.is_success() {
-            let detail = match serde_json::from_slice::<Problem>(&body) {
-                Ok(problem) => format!("{}: {}", problem.title, problem.detail),
-                Err(_) => String::from_utf8_lossy(&body).into_owned(),
-            };
-            return Err(DeliverError::Said { status, detail });
-        }
-        serde_json::from_slice(&body).map_err(DeliverError::Malformed)
+        read(status, &body)
     }
+}
 
-    fn accept(&self, report: Report, ours: OrderMark) -> Result<Report, DeliverError> {
-        if report.schema != Report::SCHEMA || report.node != self.node {
-            return Err(DeliverError::Foreign { schema: report.schema, node: report.node });
-        }
-        match report.order == ours {
-            true => Ok(report),
-            false => Err(DeliverError::Outdated { ours, theirs: report.order }),
-        }
+/// What an answer of `status` says in its `body`.
+pub(crate) fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, DeliverError> {
+    if !status.is_success() {
+        let detail = match serde_json::from_slice::<Problem>(body) {
+            Ok(problem) => format!("{}: {}", problem.title, problem.detail),
+            Err(_) => String::from_utf8_lossy(body).into_owned(),
+        };
+        return Err(DeliverError::Said { status, detail });
+    }
+    serde_json::from_slice(body).map_err(DeliverError::Malformed)
+}
+
+/// `report`, if it is of `node` and answers our order.
+pub(crate) fn accept(report: Report, node: &Name, ours: OrderMark) -> Result<Report, DeliverError> {
+    if report.schema != Report::SCHEMA || report.node != *node {
+        return Err(DeliverError::Foreign { schema: report.schema, node: report.node });
+    }
+    match report.order == ours {
+        true => Ok(report),
+        false => Err(DeliverError::Outdated { ours, theirs: report.order }),
     }
 }
 
