@@ -26,8 +26,11 @@ pub use wire::{answer, certificate, order, report};
 /// No input may keep a core busy for longer.
 const LIMIT: Duration = Duration::from_millis(100);
 
+/// What is done with one kind of bytes.
+pub type Target = fn(&[u8]);
+
 /// Every kind of bytes by the name of its corpus and of its program.
-pub const TARGETS: [(&str, fn(&[u8])); 15] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("agent_answer", agent_answer),
     ("agent_config", agent_config),
     ("allowlist", allowlist),
@@ -46,7 +49,7 @@ pub const TARGETS: [(&str, fn(&[u8])); 15] = [
 ];
 
 /// Runs `target`; one that takes too long is a finding. Time of this thread, so that a busy machine is none.
-pub fn timed(target: fn(&[u8]), bytes: &[u8]) {
+pub fn timed(target: Target, bytes: &[u8]) {
     let before = spent();
     target(bytes);
     let spent = spent() - before;
