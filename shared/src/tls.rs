@@ -30,7 +30,6 @@ pub struct TlsPaths {
 }
 
 /// CA, certificate and key of one side, read and matched.
-#[derive(Debug)]
 pub struct Credentials {
     roots: Arc<RootCertStore>,
     chain: Vec<CertificateDer<'static>>,
@@ -147,6 +146,13 @@ impl Credentials {
             .map_err(TlsError::Pair)?;
         config.resumption = rustls::client::Resumption::disabled();
         Ok(config)
+    }
+}
+
+/// The key is nobody's to see.
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("identity", &self.identity).finish_non_exhaustive()
     }
 }
 

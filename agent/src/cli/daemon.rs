@@ -1,26 +1,23 @@
 //! `run`: the daemon.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use deadlight_shared::Identity;
 use deadlight_shared::hint::{self, HintExt as _};
 use deadlight_shared::tls::Credentials;
+use deadlight_shared::{Identity, log};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::keep::keep;
 use crate::api::{Server, router};
 use crate::config::Config;
-use crate::firewall::Linux;
+use crate::firewall::{Change, Linux};
 use crate::node::Node;
 
 pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("DEADLIGHT_LOG").unwrap_or_else(|_| "info".into());
-    let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    log::init("info");
     let paths = config
         .tls
         .as_ref()
@@ -36,8 +33,10 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let (listen, mode, docker_socket) = (config.listen, config.mode, config.docker_socket.clone());
     let node = Arc::new(Node::new(name, config, Box::new(Linux)));
     match node.arm().await {
-        Ok(written) => written.iter().for_each(|change| tracing::info!(%change, "guard in place")),
-        Err(error) => tracing::error!("{}", hint::render(&error)),
+        Ok(written) => {
+            written.iter().flat_map(Change::lines).for_each(|line| tracing::info!(line, "guard in place"));
+        }
+        Err(error) => tracing::error!("{}", hint::line(&error)),
     }
     let (_tls, tls) = watch::channel(Arc::new(credentials.server_config().context("failed to set up TLS")?));
     let server = Server::bind(listen, tls, router(Arc::clone(&node)))

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow};
 use clap::{Parser, Subcommand};
 use deadlight_shared::hint::{self, HintExt as _, Hinted};
-use deadlight_shared::{Name, Port, PortSet};
+use deadlight_shared::{Name, Port, PortSet, memory};
 
 use crate::config::{Config, SAMPLE};
 use crate::firewall::Linux;
@@ -90,6 +90,9 @@ pub fn main() -> ExitCode {
     let Some(command) = args.command else {
         return finish(Err(anyhow!("no command; try --help")));
     };
+    if let Err(error) = memory::keep() {
+        return finish(Err(error).context("failed to keep the memory of this process to itself"));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     finish(
         runtime

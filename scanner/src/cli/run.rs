@@ -94,7 +94,7 @@ impl Scanner {
         loop {
             ticks.tick().await;
             if let Err(error) = self.round().await {
-                tracing::error!("{}", hint::render(error.as_ref()));
+                tracing::error!("{}", hint::line(error.as_ref()));
             }
         }
     }
@@ -157,7 +157,7 @@ impl Scanner {
         for (node, report) in reports.iter().filter(|(_, report)| !report.outcomes.is_empty()) {
             match self.agents[node].status().await {
                 Ok(status) => grown.extend(round::dropped_since(report, &status)),
-                Err(error) => tracing::warn!(%node, "{}", hint::render(&error)),
+                Err(error) => tracing::warn!(%node, "{}", hint::line(&error)),
             }
         }
         grown

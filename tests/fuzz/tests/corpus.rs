@@ -1,5 +1,7 @@
 //! Every known input, once more.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
