@@ -26,12 +26,13 @@ pub fn iptables_save(bytes: &[u8]) {
         explain::path(port, &docker);
     }
     let Some(tables) = Tables::parse(&text) else { return };
+    let meshed = docker.dnat.iter().filter(|dnat| dnat.chain == "DOCKER-INGRESS").map(|dnat| dnat.port).collect();
     let mut asked = published.clone();
     asked.extend(&"22,2377,8080/tcp,4789/udp".parse().unwrap());
     for family in Family::ALL {
         for render in [iptables::script as Render, iptables::script_with_guard] {
             for desired in world::states(&asked) {
-                check(&tables, family, render, &desired, &published);
+                check(&tables, family, render, &desired, &meshed);
             }
         }
     }
@@ -54,9 +55,12 @@ fn check(before: &Tables, family: Family, render: Render, desired: &Desired, pub
         Some(after)
     };
     let after = step(before, desired).unwrap_or_else(|| before.clone());
+    let whole = before.is_dockers(published);
+    // A rule that Docker is about to delete is narrowed first and forgotten at the next look.
+    let after = if whole { after } else { step(&after, desired).unwrap_or(after) };
     let again = step(&after, desired);
-    assert!(again.is_none(), "not there after one step:\n{}\nbut\n{}", after.print(), again.unwrap().print());
-    if before.is_untouched() && before.is_dockers(published) {
+    assert!(again.is_none(), "not there:\n{}\nbut\n{}", after.print(), again.unwrap().print());
+    if before.is_untouched() && whole {
         let back = step(&after, &Desired::default()).unwrap_or(after);
         assert_eq!(before.print(), back.print());
     }
