@@ -27,7 +27,7 @@ pub fn iptables_save(bytes: &[u8]) {
     }
     let Some(tables) = Tables::parse(&text) else { return };
     let meshed = docker.dnat.iter().filter(|dnat| dnat.chain == "DOCKER-INGRESS").map(|dnat| dnat.port).collect();
-    let mut asked = published.clone();
+    let mut asked = published;
     asked.extend(&"22,2377,8080/tcp,4789/udp".parse().unwrap());
     for family in Family::ALL {
         for render in [iptables::script as Render, iptables::script_with_guard] {
