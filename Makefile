@@ -2,7 +2,7 @@
 # network namespaces are: demo, test, test-swarm, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm bench tls-audit fuzz lint build install
+.PHONY: demo test test-swarm bench tls-audit fuzz fuzz-corpus cargo-fuzz lint build install
 
 demo: install build
 	target/debug/deadlight-demo
@@ -27,12 +27,26 @@ tls-audit: install build
 		python3 -m venv target/sslyze && target/sslyze/bin/pip install --quiet sslyze; }
 	SSLYZE=$(CURDIR)/target/sslyze/bin/sslyze target/debug/deadlight-bench audit
 
-# Minutes on each target; needs clang. The flags of the fuzzer are for nightly compilers only.
+# MINUTES on each of TARGETS, or RUNS of it. An input that takes 100 ms of a core, or 16 MiB at once, is a finding. The
+# flags of the fuzzer are for nightly compilers only. What reaches new code goes to tests/fuzz/found;
+# `make fuzz-corpus` takes over into the corpus what adds to it.
+FUZZ := RUSTC_BOOTSTRAP=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_STRIP=none cargo fuzz
+TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs)))
+LIMITS = -timeout=10 -malloc_limit_mb=16 -rss_limit_mb=1024 -max_len=65536
 fuzz: MINUTES ?= 1
-fuzz:
+fuzz: UNTIL = $(if $(RUNS),-runs=$(RUNS),-max_total_time=$$((60 * $(MINUTES))))
+fuzz: cargo-fuzz
+	@for target in $(TARGETS); do mkdir -p tests/fuzz/found/$$target; \
+		$(FUZZ) run --fuzz-dir tests/fuzz --features libfuzzer $$target tests/fuzz/found/$$target tests/fuzz/corpus/$$target \
+			-- $(LIMITS) $(UNTIL) -print_final_stats=1 || exit 1; done
+
+fuzz-corpus: cargo-fuzz
+	@for target in $(TARGETS); do mkdir -p tests/fuzz/found/$$target; \
+		$(FUZZ) run --fuzz-dir tests/fuzz --features libfuzzer $$target tests/fuzz/corpus/$$target tests/fuzz/found/$$target \
+			-- $(LIMITS) -merge=1 || exit 1; done
+
+cargo-fuzz:
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
-	cd tests/fuzz && for target in answer payloads; do \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . $$target -- -max_total_time=$$((60 * $(MINUTES))) || exit 1; done
 
 lint:
 	cargo fmt --all --check

@@ -214,7 +214,7 @@ impl Node {
         match (self.listeners(), &state.listeners) {
             (Ok(now), _) => Ok(state.listeners.insert(now).clone()),
             (Err(error), Some(last)) => {
-                tracing::warn!("{}; as they were seen last", hint::render(&error));
+                tracing::warn!("{}; as they were seen last", hint::line(&error));
                 Ok(last.clone())
             }
             (Err(error), None) => Err(error),

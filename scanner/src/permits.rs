@@ -250,7 +250,8 @@ mod tests {
         let entry = |(ports, whose): &(&str, &str)| {
             format!("[[allow]]\nports = {ports:?}\nowner = \"web\"\nreason = \"site\"\n{whose}\n")
         };
-        Config::parse(&format!("{NODES}{}", allow.iter().map(entry).collect::<String>()), TODAY).unwrap()
+        let text = format!("{NODES}{}", allow.iter().map(entry).collect::<String>());
+        Config::parse(&text, Path::new("scanner.toml"), TODAY).unwrap()
     }
 
     const LIST: [(&str, &str); 3] = [

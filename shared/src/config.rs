@@ -4,6 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+use crate::text::printable;
+
+/// A list of all known keys has its length.
+const SHOWN: usize = 600;
+
 /// Why a configuration file is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -44,7 +49,7 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
             (None, Some(key)) if !error.message().contains(key) => format!("`{key}`: {}", error.message()),
             (None, _) => error.message().to_owned(),
         };
-        ConfigError::Parse { path: path.to_owned(), line, message }
+        ConfigError::Parse { path: path.to_owned(), line, message: printable(&message, SHOWN) }
     })
 }
 

@@ -48,6 +48,13 @@ pub fn render(error: &(dyn Error + 'static)) -> String {
     format!("error: {}{hints}", causes(error))
 }
 
+/// The whole chain and its hints on one line, for a log.
+pub fn line(error: &(dyn Error + 'static)) -> String {
+    let hinted = errors(error).filter_map(|error| error.downcast_ref::<Hinted>());
+    let hints: String = hinted.map(|hinted| format!("; hint: {}", hinted.hint)).collect();
+    format!("{}{hints}", causes(error))
+}
+
 /// The whole chain on one line.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     errors(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -68,7 +75,9 @@ mod tests {
     #[test]
     fn a_chain_is_printed_once_and_its_hint_last() {
         let result: Result<(), _> = Err(ReadKey(std::io::Error::other("disk on fire")));
-        let text = render(&result.hint("use another disk").err().unwrap_or_else(|| unreachable!()));
+        let error = result.hint("use another disk").unwrap_err();
+        assert_eq!(line(&error), "failed to read the key: disk on fire; hint: use another disk");
+        let text = render(&error);
         assert_eq!(text, "error: failed to read the key: disk on fire\nhint: use another disk");
     }
 }

@@ -2,7 +2,7 @@
 //! the order and the report that cross the wire, identities and TLS.
 //!
 //! No runtime, no command line and no sockets: everything here is a value or a pure function,
-//! but for [`mod@file`] (one atomic write) and [`tls`] (reading certificates).
+//! but for [`mod@file`] (one atomic write), [`tls`] (reading certificates), and how a program begins: [`log`], [`memory`].
 
 pub mod allowlist;
 pub mod config;
@@ -12,6 +12,8 @@ pub mod finding;
 pub mod hint;
 pub mod identity;
 pub mod key_id;
+pub mod log;
+pub mod memory;
 pub mod name;
 pub mod observation;
 pub mod operator;

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
 use crate::port::Port;
+use crate::text::printable;
+
+/// Longest reason that is shown.
+const SHOWN: usize = 300;
 
 /// State of a port, in nmap's words, and `unknown` where it could not be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -74,8 +78,8 @@ impl fmt::Display for Evidence {
             Self::PortUnreachable => f.pad("icmp-port-unreachable"),
             Self::Unreachable => f.pad("icmp-unreachable"),
             Self::Silence => f.pad("silence"),
-            Self::Inconclusive(reason) => f.pad(reason),
-            Self::NotAsked(reason) => f.pad(&format!("not asked: {reason}")),
+            Self::Inconclusive(reason) => f.pad(&printable(reason, SHOWN)),
+            Self::NotAsked(reason) => f.pad(&format!("not asked: {}", printable(reason, SHOWN))),
         }
     }
 }

@@ -32,12 +32,15 @@ pub fn printable(text: &str, limit: usize) -> String {
     shown
 }
 
-/// Characters that reorder or hide their neighbours: bidirectional controls, zero-width
-/// characters, line and paragraph separators, the byte order mark and tags.
+/// Characters that reorder or hide their neighbours, or are not seen themselves: Unicode's format characters,
+/// among them the bidirectional controls; line and paragraph separators, variation selectors and tags.
 fn is_invisible(character: char) -> bool {
     matches!(character,
-        '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'
+        | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}'
+        | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
@@ -48,6 +51,7 @@ mod tests {
     fn nothing_can_break_out_of_a_line() {
         assert_eq!(printable("a\nb\x1b[31m\u{202e}c", 80), "a\\u{a}b\\u{1b}[31m\\u{202e}c");
         assert_eq!(printable("größe", 80), "größe");
+        assert_eq!(printable("a\u{ad}\u{fe0f}\u{fffb}", 80), "a\\u{ad}\\u{fe0f}\\u{fffb}");
         assert_eq!(printable("abcdef", 3), "abc…");
         assert_eq!(printable("abc", 3), "abc");
     }

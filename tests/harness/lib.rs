@@ -27,6 +27,7 @@ pub mod process;
 pub mod programs;
 pub mod scratch;
 pub mod second_writer;
+pub mod secret;
 pub mod server;
 pub mod session;
 pub mod syn_watch;

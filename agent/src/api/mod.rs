@@ -7,6 +7,8 @@ mod captured;
 mod connection;
 mod door;
 mod enrol;
+#[doc(hidden)]
+pub mod fuzzing;
 mod routes;
 mod server;
 mod slots;

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use deadlight_shared::Identity;
 use deadlight_shared::hint::{self, HintExt as _};
 use deadlight_shared::wire::Mode;
+use deadlight_shared::{Identity, log};
 use futures_util::future::Either;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -15,11 +15,11 @@ use super::enroll::{enroll_once, keyring};
 use super::keep::keep;
 use crate::api::{Caller, Server, Slots, router};
 use crate::config::{Config, Pull};
-use crate::firewall::Linux;
+use crate::firewall::{Change, Linux};
 use crate::node::Node;
 
 pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    super::log("info");
+    log::init("info");
     if let Some(file) = enroll_file {
         enroll_once(&config, file).await?;
     }
@@ -31,14 +31,16 @@ pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::R
         bail!("the configuration says node {configured}, the certificate says {name}");
     }
     if let Err(error) = config.operator() {
-        tracing::error!("{}: allowlists open nothing meanwhile", hint::render(&error));
+        tracing::error!("{}: allowlists open nothing meanwhile", hint::line(&error));
     }
     let (listen, pull, mode) = (config.listen, config.pull.clone(), config.mode);
     let (docker_socket, scanners) = (config.docker_socket.clone(), config.scanners.clone());
     let node = Arc::new(Node::new(name, config, Box::new(Linux)));
     match node.arm().await {
-        Ok(written) => written.iter().for_each(|change| tracing::info!(%change, "guard in place")),
-        Err(error) => tracing::error!("{}", hint::render(&error)),
+        Ok(written) => {
+            written.iter().flat_map(Change::lines).for_each(|line| tracing::info!(line, "guard in place"));
+        }
+        Err(error) => tracing::error!("{}", hint::line(&error)),
     }
     if mode == Mode::Observe && !scanners.is_empty() {
         tracing::warn!("observe mode writes no rule: everybody reaches {listen} until mode = \"enforce\"");

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use deadlight_shared::enrol::EnrolLine;
 use deadlight_shared::hint::HintExt as _;
+use deadlight_shared::log;
 use deadlight_shared::tls::TlsError;
 
 use super::print;
@@ -40,7 +41,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     if !arguments.again && is_enrolled(config)? {
         return Ok(Err(IdentityError::Again).hint("--again replaces the node's key and whom it trusts")?);
     }
-    super::log("warn");
+    log::init("warn");
     let Enrolled { node, key, validity } = enroll(config, line).await?;
     let until = validity.to;
     print(&format!(

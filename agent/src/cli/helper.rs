@@ -5,14 +5,14 @@ use std::process::ExitCode;
 
 use deadlight_shared::hint::HintExt as _;
 
-use super::log;
 use crate::gate::Gate;
 use crate::helper::Helper;
 use crate::inventory::listeners::tell;
+use deadlight_shared::log;
 
 /// The only process that opens Docker's socket.
 pub(super) async fn docker_gate(docker: PathBuf) -> anyhow::Result<ExitCode> {
-    log("info");
+    log::init("info");
     let helper = Helper::on_stdin().hint("systemctl enable --now deadlight-docker.socket")?;
     let gate = Gate::new(docker);
     helper.run(|stream| gate.clone().serve(stream)).await
@@ -20,7 +20,7 @@ pub(super) async fn docker_gate(docker: PathBuf) -> anyhow::Result<ExitCode> {
 
 /// The only process that looks into those of others.
 pub(super) async fn listeners() -> anyhow::Result<ExitCode> {
-    log("info");
+    log::init("info");
     let helper = Helper::on_stdin().hint("systemctl enable --now deadlight-listeners.socket")?;
     helper.run(tell).await
 }

@@ -59,7 +59,7 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
         let looked = if asks_docker { node.reconcile().await } else { node.restore().await };
         match &looked {
             Ok(written) => node.remember_drift(written, &likely(&authors, facts_changed)).await,
-            Err(error) => tracing::error!("{}", hint::render(error)),
+            Err(error) => tracing::error!("{}", hint::line(error)),
         }
         let end = match looked {
             Err(_) => End::Failed,

@@ -7,14 +7,14 @@ mod helper;
 mod keep;
 mod show;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Parser, Subcommand};
 use deadlight_shared::hint::{self, HintExt as _, Hinted};
-use deadlight_shared::{Name, Port, PortSet};
+use deadlight_shared::{Name, Port, PortSet, memory};
 
 use crate::config::{Config, SAMPLE};
 use crate::firewall::Linux;
@@ -114,6 +114,9 @@ pub fn main() -> ExitCode {
     let Some(command) = args.command else {
         return finish(Err(anyhow!("no command; try --help")));
     };
+    if let Err(error) = memory::keep() {
+        return finish(Err(error).context("failed to keep the memory of this process to itself"));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     finish(
         runtime
@@ -195,13 +198,6 @@ fn warn_unsaved(unsaved: Option<&LedgerError>, consequence: &str) {
         let chain = chain.trim_start_matches("error: ");
         let _best_effort = writeln!(io::stderr(), "warning: state not persisted: {chain}; {consequence}");
     }
-}
-
-/// Messages of `level` and above go to standard error.
-fn log(level: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("DEADLIGHT_LOG").unwrap_or_else(|_| level.into());
-    let ansi = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
 }
 
 fn complain(error: &anyhow::Error) {

@@ -102,6 +102,11 @@ impl Change {
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
+
+    /// What is shown of it, line by line, for a log.
+    pub fn lines(&self) -> Vec<String> {
+        self.to_string().lines().map(str::to_owned).collect()
+    }
 }
 
 impl fmt::Display for Change {

@@ -10,11 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use deadlight_shared::text::printable;
 use deadlight_shared::{Port, Protocol};
 use ipnet::IpNet;
 
 use super::iptables::Family;
 use super::{Desired, OwnPort};
+use crate::inventory::interfaces::is_valid_name;
 
 /// Sets and chains of the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,7 +33,7 @@ struct Set {
 
 /// A line of `nft list` that no guard has.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unexpected line `{0}`")]
+#[error("unexpected line `{}`", printable(.0, 300))]
 pub struct ParseGuardError(String);
 
 impl Guard {
@@ -91,7 +93,9 @@ impl Guard {
         match (standing, desired) {
             (None, None) => None,
             (Some(_), None) => Some("delete table inet deadlight\n".to_owned()),
-            (Some(standing), Some(desired)) if standing.same_shape(desired) => element_changes(standing, desired),
+            (Some(standing), Some(desired)) if standing.same_shape(desired) && standing.is_plain() => {
+                element_changes(standing, desired)
+            }
             (_, Some(desired)) => {
                 Some(format!("table inet deadlight\ndelete table inet deadlight\n{}", desired.render()))
             }
@@ -128,6 +132,19 @@ impl Guard {
                     .filter_map(move |number| Port::new(protocol, number.parse().ok()?))
             })
             .collect()
+    }
+
+    /// Whether every element is one that could be ours. Any other, such as one with a comment, cannot be named in a
+    /// deletion: nft would refuse the whole transaction, again and again.
+    fn is_plain(&self) -> bool {
+        let plain = |element: &String| {
+            let name = element.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+            match name {
+                Some(name) => is_valid_name(name),
+                None => element.parse::<u16>().is_ok() || canonical_net(element).is_some(),
+            }
+        };
+        self.sets.values().flat_map(|set| &set.elements).all(plain)
     }
 
     fn same_shape(&self, other: &Self) -> bool {
@@ -213,8 +230,11 @@ fn address_element(net: &IpNet) -> String {
 
 /// nft prints some IPv6 addresses in another form than we do.
 fn canonical_element(value: &str) -> String {
-    let net = value.parse::<IpNet>().or_else(|_| value.parse::<IpAddr>().map(IpNet::from));
-    net.map_or_else(|_| value.to_owned(), |net| address_element(&net))
+    canonical_net(value).map_or_else(|| value.to_owned(), |net| address_element(&net))
+}
+
+fn canonical_net(value: &str) -> Option<IpNet> {
+    value.parse().ok().or_else(|| value.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 fn block<'a>(kind: &str, line: &'a str) -> Option<&'a str> {
@@ -340,6 +360,17 @@ mod tests {
             let script = Guard::script(Some(&tampered), Some(&wanted)).unwrap();
             assert!(script.starts_with("table inet deadlight\ndelete table inet deadlight\ntable inet deadlight {"));
         }
+    }
+
+    /// Printed by nft 1.0.6 after `add element … { 9999 comment "a, b" }`.
+    #[test]
+    fn elements_that_nobody_could_name_are_written_anew() {
+        let wanted = Guard::desired(&desired("8080/tcp")).unwrap();
+        let commented =
+            "elements = { 8080 counter packets 0 bytes 0, 9999 counter packets 0 bytes 0 comment \"a, b\" }";
+        let listed = wanted.render().replacen("elements = { 8080 }", commented, 1);
+        let script = Guard::script(Some(&Guard::parse(&listed).unwrap().0), Some(&wanted)).unwrap();
+        assert!(script.starts_with("table inet deadlight\ndelete table inet deadlight\n"), "{script}");
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Node {
         if state.unsaved.is_some() || ledger != self.store.load()? {
             match self.save(&ledger, state) {
                 None => tracing::debug!("ledger saved"),
-                Some(error) => tracing::error!("state not persisted: {}", hint::render(&error)),
+                Some(error) => tracing::error!("state not persisted: {}", hint::line(&error)),
             }
         }
         let sessions = if arm { Sessions::Sever } else { Sessions::SeverOnChange };
@@ -112,8 +112,8 @@ impl Node {
 
     /// Logs what was put back, and keeps it for the next report.
     pub async fn remember_drift(&self, written: &[Change], author: &str) {
-        for change in written {
-            tracing::warn!(%change, author, "drift repaired");
+        for line in written.iter().flat_map(Change::lines) {
+            tracing::warn!(line, author, "drift repaired");
         }
         if let [first, ..] = written {
             let state = &mut *self.state.lock().await;
@@ -204,7 +204,7 @@ fn forget_reversed(listeners: &[Listener], closed: &PortSet) {
         })
     });
     if let Err(error) = forgotten {
-        tracing::warn!("{}: sessions older than all tracking may live on", hint::render(&error));
+        tracing::warn!("{}: sessions older than all tracking may live on", hint::line(&error));
     }
 }
 

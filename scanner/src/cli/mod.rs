@@ -5,18 +5,19 @@ mod check;
 mod diff;
 mod enroll;
 mod exit;
+#[doc(hidden)]
+pub mod fuzzing;
 mod pki;
 mod run;
 mod scan;
 mod story;
 
 use std::error::Error;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use deadlight_shared::hint;
-use tracing_subscriber::EnvFilter;
+use deadlight_shared::{hint, log, memory};
 
 use crate::config::TEMPLATE;
 use exit::Exit;
@@ -60,7 +61,9 @@ enum Command {
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let arguments = Arguments::parse();
+    let kept = memory::keep().map_err(|error| format!("failed to keep the memory of this process to itself: {error}"));
+    let result = kept.map_err(Failure::from).and_then(|()| match arguments.command {
         None => print(TEMPLATE),
         Some(Command::Scan(arguments)) => with_runtime("warn", scan::run(arguments)),
         Some(Command::Run(arguments)) => with_runtime("info", run::run(arguments)),
@@ -69,7 +72,7 @@ pub fn main() -> ExitCode {
         Some(Command::Pki(command)) => pki::run(command),
         Some(Command::Allowlist(command)) => allowlist::run(command),
         Some(Command::CheckConfig(file)) => check::run(file),
-    };
+    });
     let exit = result.unwrap_or_else(|error| {
         let shown = hint::render(error.as_ref());
         // Nobody is left to tell when standard error is gone as well.
@@ -81,9 +84,7 @@ pub fn main() -> ExitCode {
 
 /// One thread: a sweep waits for the network, not for the processor.
 fn with_runtime(level: &str, work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
-    let filter = EnvFilter::try_from_env("DEADLIGHT_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).init();
+    log::init(level);
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         .hint("[pull] listen must be an address of this host that nobody else listens on; `ss -lntp` shows who does")?;
     let agents = agents(&config, hub.as_ref())?;
     let payloads = check::payloads(config.payloads.as_deref())?;
-    let mut scanner = Scanner { config, hub, agents, told: 0, store, payloads, story: Story };
+    let mut scanner = Scanner { config, hub, agents, told: 0, store, payloads, story: Story(anstream::stdout()) };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
         match arguments.once {
@@ -99,7 +99,7 @@ struct Scanner {
     told: u64,
     store: Store,
     payloads: Payloads,
-    story: Story,
+    story: Story<anstream::Stdout>,
 }
 
 impl Scanner {
@@ -116,7 +116,7 @@ impl Scanner {
                 }
             }
             if let Err(error) = self.round().await {
-                tracing::error!("{}", hint::render(error.as_ref()));
+                tracing::error!("{}", hint::line(error.as_ref()));
             }
         }
     }
@@ -134,7 +134,7 @@ impl Scanner {
         }
         .await;
         if let Err(error) = kept {
-            tracing::error!("{}", hint::render(error.as_ref()));
+            tracing::error!("{}", hint::line(error.as_ref()));
         }
     }
 
@@ -172,7 +172,8 @@ impl Scanner {
         let checked = rescan(&rescans, limits, &self.payloads).await;
         round::take_proofs(&mut assessment, &checked, Timestamp::now());
         self.store.keep(assessment.findings.clone())?;
-        self.story.proofs(&checked, &self.dropped_since(&reports).await);
+        let dropped = self.dropped_since(&reports).await;
+        self.story.proofs(&checked, &dropped);
 
         let ending = round::ending(&self.config, &sweep, &assessment);
         self.story.ending(&ending);
@@ -206,7 +207,7 @@ impl Scanner {
         for (node, report) in reports.iter().filter(|(_, report)| !report.outcomes.is_empty()) {
             match self.agents[node].status().await {
                 Ok(status) => grown.extend(round::dropped_since(report, &status)),
-                Err(error) => tracing::warn!(%node, "{}", hint::render(&error)),
+                Err(error) => tracing::warn!(%node, "{}", hint::line(&error)),
             }
         }
         grown
@@ -216,7 +217,7 @@ impl Scanner {
     /// what agents were sent before holds there.
     fn permits(&self, today: Date) -> Permits {
         let permits = allowlist::load(&self.config.signed).unwrap_or_else(|error| {
-            tracing::warn!("{}", hint::render(error.as_ref()));
+            tracing::warn!("{}", hint::line(error.as_ref()));
             None
         });
         for difference in permits.iter().flat_map(|permits| allowlist::unsigned(&self.config, permits, today)) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::Write as _;
+use std::io::Write;
 
 use anstyle::{AnsiColor, Style};
 use deadlight_shared::text::printable;
@@ -12,7 +12,7 @@ use deadlight_shared::{Finding, FindingStatus, Name, Observation, Port, PortSet,
 use super::{counted, written};
 use crate::assess::Assessment;
 use crate::config::Config;
-use crate::deliver::{Agent, DeliverError};
+use crate::deliver::DeliverError;
 use crate::prove::Verdict;
 use crate::round::Ending;
 use crate::sweep::{Checked, Rescan, Sweep};
@@ -25,12 +25,12 @@ const PLAIN: Style = Style::new().bold();
 /// Longest text of an agent that is shown.
 const SHOWN: usize = 300;
 
-/// Writes to standard output. Keeps silent about a reader that has gone away: the round goes on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Story;
+/// Keeps silent about a reader that has gone away: the round goes on.
+#[derive(Debug)]
+pub(super) struct Story<W>(pub(super) W);
 
-impl Story {
-    pub(super) fn sweep(self, config: &Config, sweep: &Sweep, assessment: &Assessment) {
+impl<W: Write> Story<W> {
+    pub(super) fn sweep(&mut self, config: &Config, sweep: &Sweep, assessment: &Assessment) {
         let (nodes, seconds) = (counted(config.nodes.len(), "node"), sweep.duration.as_secs_f64());
         let (vantage, tally, targets) = (&config.vantage, sweep.tally, sweep.tally.targets);
         self.line(PLAIN, "SWEEP", format_args!("{vantage}: {nodes}, {targets} targets in {seconds:.1} s: {tally}"));
@@ -83,14 +83,14 @@ impl Story {
         }
     }
 
-    pub(super) fn no_report(self, node: &Name, agent: &Agent, error: &DeliverError) {
+    pub(super) fn no_report(&mut self, node: &Name, agent: &impl fmt::Display, error: &DeliverError) {
         let chain = deadlight_shared::hint::render(error);
         let reason = printable(chain.trim_start_matches("error: "), 2 * SHOWN);
         self.line(ALARM, "AGENT", format_args!("{node} ({agent}): no report, its findings stay open: {reason}"));
     }
 
     /// The agent's answer to what is open now, or was not proven closed before.
-    pub(super) fn report(self, report: &Report, before: &Assessment) {
+    pub(super) fn report(&mut self, report: &Report, before: &Assessment) {
         let news = |outcome: &&Outcome| {
             let known = before.findings.iter().find(|finding| finding.id == outcome.finding);
             known.is_some_and(|finding| finding.status != FindingStatus::Resolved)
@@ -122,7 +122,7 @@ impl Story {
         }
     }
 
-    pub(super) fn rescan(self, rescans: &[Rescan]) {
+    pub(super) fn rescan(&mut self, rescans: &[Rescan]) {
         if rescans.is_empty() {
             return;
         }
@@ -132,7 +132,7 @@ impl Story {
     }
 
     /// `dropped` is what the guards say they dropped meanwhile, by node and port.
-    pub(super) fn proofs(self, checked: &[Checked], dropped: &BTreeMap<(Name, Port), u64>) {
+    pub(super) fn proofs(&mut self, checked: &[Checked], dropped: &BTreeMap<(Name, Port), u64>) {
         for Checked { node, address, port, verdict } in checked {
             let target = format_args!("{node} {address} {port}");
             match verdict {
@@ -149,7 +149,7 @@ impl Story {
         }
     }
 
-    pub(super) fn ending(self, ending: &Ending) {
+    pub(super) fn ending(&mut self, ending: &Ending) {
         for (node, address) in &ending.blind {
             self.line(
                 DOUBT,
@@ -170,10 +170,9 @@ impl Story {
         }
     }
 
-    fn line(self, style: Style, word: &str, text: fmt::Arguments<'_>) {
-        let mut out = anstream::stdout().lock();
-        if let Err(error) = written(writeln!(out, "{style}{word:<9}{style:#}{text}")) {
-            tracing::warn!(%error, "failed to write to standard output");
+    fn line(&mut self, style: Style, word: &str, text: fmt::Arguments<'_>) {
+        if let Err(error) = written(writeln!(self.0, "{style}{word:<9}{style:#}{text}")) {
+            tracing::warn!(%error, "failed to tell the story");
         }
     }
 }

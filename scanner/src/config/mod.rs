@@ -166,6 +166,11 @@ impl Config {
         Self::check(config::load(path)?, path, today)
     }
 
+    /// Checks `text`, which stands in the file at `path`.
+    pub fn parse(text: &str, path: &Path, today: Date) -> Result<Self, ConfigError> {
+        Self::check(config::parse(text, path)?, path, today)
+    }
+
     /// What may be open on each node on `today`, in the order of the nodes.
     pub fn expectations(&self, today: Date) -> Vec<Expectation> {
         let expectation = |node: &Node| {
@@ -179,12 +184,6 @@ impl Config {
     /// Entries that no longer hold, as sentences.
     pub fn expired(&self, today: Date) -> Vec<String> {
         expired(&self.allowlist, today)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn parse(text: &str, today: Date) -> Result<Self, ConfigError> {
-        let path = Path::new("/etc/deadlight/scanner.toml");
-        Self::check(config::parse(text, path)?, path, today)
     }
 
     fn check(file: file::File, path: &Path, today: Date) -> Result<Self, ConfigError> {
@@ -268,7 +267,24 @@ pub fn load_allowlist<'a>(
     nodes: impl Iterator<Item = &'a Name>,
     today: Date,
 ) -> Result<Allowlist, ConfigError> {
-    let file: file::AllowFile = config::load(path)?;
+    checked_allowlist(config::load(path)?, nodes, today)
+}
+
+/// The same from `text`, which stands in the file at `path`.
+pub fn parse_allowlist<'a>(
+    text: &str,
+    path: &Path,
+    nodes: impl Iterator<Item = &'a Name>,
+    today: Date,
+) -> Result<Allowlist, ConfigError> {
+    checked_allowlist(config::parse(text, path)?, nodes, today)
+}
+
+fn checked_allowlist<'a>(
+    file: file::AllowFile,
+    nodes: impl Iterator<Item = &'a Name>,
+    today: Date,
+) -> Result<Allowlist, ConfigError> {
     let named = file.allow.iter().flat_map(|entry: &AllowEntry| &entry.nodes).filter_map(|name| name.parse().ok());
     let known: BTreeSet<Name> = nodes.cloned().chain(named).collect();
     let subjects: Vec<_> = known.iter().map(|node| Subject { node, labels: &[] }).collect();
@@ -359,7 +375,7 @@ mod tests {
     const TODAY: Date = date(2026, 11, 23);
 
     fn parse(text: &str) -> Result<Config, ConfigError> {
-        Config::parse(text, TODAY)
+        Config::parse(text, Path::new("/etc/deadlight/scanner.toml"), TODAY)
     }
 
     fn error(text: &str) -> String {

@@ -152,7 +152,7 @@ impl Agent {
             let expires_at = order.expires_at.checked_add(ahead).unwrap_or(order.expires_at);
             report = put(&Order { expires_at, ..order.clone() }).await;
         }
-        self.accept(report?, OrderMark { epoch: order.epoch, sequence: order.sequence })
+        accept(report?, &self.node, OrderMark { epoch: order.epoch, sequence: order.sequence })
     }
 
     /// How much the node's clock was ahead of ours when it last answered, where that is more than a minute.
@@ -205,13 +205,7 @@ impl Agent {
         if let Some(held) = held {
             self.held.store(held, Ordering::Relaxed);
         }
-        if !status.is_success() {
-            let detail = match serde_json::from_slice::<Problem>(&body) {
-                Ok(problem) => format!("{}: {}", problem.title, problem.detail),
-                Err(_) => String::from_utf8_lossy(&body).into_owned(),
-            };
-            return Err(DeliverError::Said { status, detail });
-        }
+        succeeded(status, &body)?;
         Ok(body)
     }
 
@@ -224,15 +218,28 @@ impl Agent {
             tracing::warn!(node = %self.node, "its clock is {differs:#} {word} ours");
         }
     }
+}
 
-    fn accept(&self, report: Report, ours: OrderMark) -> Result<Report, DeliverError> {
-        if report.schema != Report::SCHEMA || report.node != self.node {
-            return Err(DeliverError::Foreign { schema: report.schema, node: report.node });
-        }
-        match report.order == ours {
-            true => Ok(report),
-            false => Err(DeliverError::Outdated { ours, theirs: report.order }),
-        }
+/// An answer of `status` is one, or the `body` says why not.
+pub(crate) fn succeeded(status: StatusCode, body: &[u8]) -> Result<(), DeliverError> {
+    if status.is_success() {
+        return Ok(());
+    }
+    let detail = match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => format!("{}: {}", problem.title, problem.detail),
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    Err(DeliverError::Said { status, detail })
+}
+
+/// `report`, if it is of `node` and answers our order.
+pub(crate) fn accept(report: Report, node: &Name, ours: OrderMark) -> Result<Report, DeliverError> {
+    if report.schema != Report::SCHEMA || report.node != *node {
+        return Err(DeliverError::Foreign { schema: report.schema, node: report.node });
+    }
+    match report.order == ours {
+        true => Ok(report),
+        false => Err(DeliverError::Outdated { ours, theirs: report.order }),
     }
 }
 
@@ -253,7 +260,7 @@ impl Ask {
     }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, DeliverError> {
+pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, DeliverError> {
     serde_json::from_slice(body).map_err(DeliverError::Malformed)
 }
 

@@ -8,14 +8,14 @@ const LONGEST: usize = 256;
 const TLS_ALERT: u8 = 21;
 
 /// What a service says of itself before it was asked.
-pub(super) fn banner(bytes: &[u8]) -> Option<String> {
+pub(crate) fn banner(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(bytes);
     let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
     Some(short(line))
 }
 
 /// What a service says to an HTTP request.
-pub(super) fn answer(bytes: &[u8]) -> Option<String> {
+pub(crate) fn answer(bytes: &[u8]) -> Option<String> {
     if bytes.first() == Some(&TLS_ALERT) && bytes.get(1) == Some(&3) {
         return Some("TLS".to_owned());
     }
@@ -37,7 +37,7 @@ pub(super) fn answer(bytes: &[u8]) -> Option<String> {
 }
 
 /// What a certificate is for.
-pub(super) fn certificate(names: &[String]) -> String {
+pub(crate) fn certificate(names: &[String]) -> String {
     match names.is_empty() {
         true => "TLS, certificate without names".to_owned(),
         false => short(&format!("TLS, certificate for {}", names.join(", "))),

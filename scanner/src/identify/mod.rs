@@ -1,7 +1,7 @@
 //! What is behind an open TCP port: one handshake, and at most one harmless question.
 
-mod describe;
-mod tls;
+pub(crate) mod describe;
+pub(crate) mod tls;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

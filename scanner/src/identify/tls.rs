@@ -43,7 +43,7 @@ pub(super) async fn certificate(stream: TcpStream, address: IpAddr) -> Option<St
     }
 }
 
-fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+pub(crate) fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, certificate)) = parse_x509_certificate(certificate) else { return Vec::new() };
     let alternative = certificate.subject_alternative_name().ok().flatten();
     let listed = alternative.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {

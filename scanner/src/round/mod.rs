@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn looks(assessment: &Assessment, ordered: &[&str]) -> Vec<String> {
-        let config = Config::parse(CONFIG, TODAY).unwrap();
+        let config = Config::parse(CONFIG, "scanner.toml".as_ref(), TODAY).unwrap();
         let ordered = ordered.iter().map(|name| name.parse().unwrap()).collect();
         let rescans = rescans(&config, &config.expectations(TODAY), assessment, &ordered);
         let ports = |rescan: &Rescan| rescan.ports.iter().copied().collect::<PortSet>();

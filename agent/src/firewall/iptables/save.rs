@@ -2,6 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use deadlight_shared::text::printable;
+
+/// Longest line that is shown.
+const SHOWN: usize = 300;
+
 /// The tables of one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Save {
@@ -18,10 +23,10 @@ struct Table {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SaveError {
     /// A table holds what iptables cannot print.
-    #[error("{0}")]
+    #[error("{}", printable(.0, SHOWN))]
     Incompatible(String),
     /// Not a line of `iptables-save`.
-    #[error("unexpected line `{0}`")]
+    #[error("unexpected line `{}`", printable(.0, SHOWN))]
     Line(String),
     /// The output stops in the middle of a table.
     #[error("the output ends without COMMIT")]
@@ -75,8 +80,12 @@ impl Save {
 
     /// The rules of one chain in order, without the leading `-A CHAIN `.
     pub fn rules<'a>(&'a self, table: &str, chain: &str) -> impl Iterator<Item = &'a str> + use<'a> {
-        let prefix = format!("-A {chain} ");
-        self.all_rules(table).filter_map(move |rule| rule.strip_prefix(&prefix))
+        let prefix = format!("-A {chain}");
+        // A rule may have no word at all: it counts.
+        self.all_rules(table).filter_map(move |rule| {
+            let rest = rule.strip_prefix(&prefix)?;
+            if rest.is_empty() { Some(rest) } else { rest.strip_prefix(' ') }
+        })
     }
 
     /// Every rule of one table in order, as printed.
@@ -99,6 +108,9 @@ mod tests {
         assert!(save.has_docker());
         assert_eq!(save.rules("filter", "DOCKER-USER").collect::<Vec<_>>(), ["-j RETURN"]);
         assert_eq!(Save::parse("").unwrap(), Save::default());
+        let counting = Save::parse(&SAVE.replace("-A DOCKER-USER -j", "-A DOCKER-USER\n-A DOCKER-USER -j")).unwrap();
+        assert_eq!(counting.rules("filter", "DOCKER-USER").collect::<Vec<_>>(), ["", "-j RETURN"]);
+        assert_eq!(counting.rules("filter", "DOCKER").count(), 0, "the beginning of a name is another chain");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod compare;
 mod document;
-mod saved;
+pub(super) mod saved;
 mod table;
 
 use std::fs::File;

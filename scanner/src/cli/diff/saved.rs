@@ -21,7 +21,7 @@ pub(super) type Target = (Name, IpAddr, Port);
 
 /// What a saved scan says.
 #[derive(Debug)]
-pub(super) struct Saved {
+pub(in crate::cli) struct Saved {
     pub(super) vantage: Name,
     pub(super) started: Timestamp,
     pub(super) finished: Timestamp,
@@ -37,7 +37,7 @@ pub(super) struct Saved {
 
 /// Why bytes are no saved scan.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SavedError {
+pub(in crate::cli) enum SavedError {
     #[error("it is empty")]
     Empty,
     #[error("it is not JSON: {}", shown(.0))]
@@ -73,7 +73,7 @@ impl SavedError {
 impl Saved {
     /// Reads one scan. Its object is the last one of the text; those before it are the observations of
     /// `jsonl`.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, SavedError> {
+    pub(in crate::cli) fn parse(bytes: &[u8]) -> Result<Self, SavedError> {
         let schemas: Vec<Header> =
             serde_json::Deserializer::from_slice(bytes).into_iter().collect::<Result<_, _>>().map_err(broken)?;
         let (last, before) = schemas.split_last().ok_or(SavedError::Empty)?;

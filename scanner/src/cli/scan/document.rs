@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+use deadlight_shared::text::printable;
 use deadlight_shared::{Evidence, Finding, Name, Observation, PortSet, PortState, Protocol};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
@@ -14,6 +15,8 @@ use crate::assess::Missing;
 
 /// The schema's name and version.
 pub(in crate::cli) const SCHEMA: &str = "deadlight.scan/v1";
+/// Longest text of a system that is shown.
+const SHOWN: usize = 300;
 
 /// What a scan looked at: each of the ports at each of the addresses. A target of it that a complete
 /// scan does not list was closed or filtered.
@@ -172,7 +175,7 @@ fn document<O>(scan: &Scan, observations: Option<O>) -> Document<'_, O> {
 }
 
 fn nowhere(unresolved: &crate::sweep::Unresolved) -> Nowhere<'_> {
-    Nowhere { target: &unresolved.target, state: PortState::Unknown, reason: unresolved.reason() }
+    Nowhere { target: &unresolved.target, state: PortState::Unknown, reason: printable(&unresolved.reason(), SHOWN) }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]

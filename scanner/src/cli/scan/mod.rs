@@ -74,7 +74,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Output {
+pub(super) enum Output {
     /// For people
     Table,
     /// One JSON object, schema deadlight.scan/v1
@@ -88,13 +88,13 @@ enum Output {
 }
 
 /// A finished scan, to be shown.
-struct Scan {
-    vantage: Name,
-    scanned: Scanned,
-    sweep: Sweep,
-    assessment: Assessment,
-    expected: BTreeMap<Name, PortSet>,
-    unresolved: Vec<Unresolved>,
+pub(super) struct Scan {
+    pub(super) vantage: Name,
+    pub(super) scanned: Scanned,
+    pub(super) sweep: Sweep,
+    pub(super) assessment: Assessment,
+    pub(super) expected: BTreeMap<Name, PortSet>,
+    pub(super) unresolved: Vec<Unresolved>,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
@@ -216,14 +216,18 @@ fn show(scan: &Scan, output: Output) -> io::Result<()> {
         Output::Table => Box::new(BufWriter::new(anstream::stdout())),
         Output::Json | Output::Jsonl | Output::Sarif | Output::Junit => Box::new(BufWriter::new(io::stdout())),
     };
-    match output {
-        Output::Table => table::write(scan, &mut out)?,
-        Output::Json => document::write(scan, &mut out)?,
-        Output::Jsonl => document::write_lines(scan, &mut out)?,
-        Output::Sarif => sarif::write(scan, &mut out)?,
-        Output::Junit => junit::write(scan, &mut out)?,
-    }
+    write(scan, output, &mut out)?;
     out.flush()
+}
+
+pub(super) fn write(scan: &Scan, output: Output, out: &mut impl Write) -> io::Result<()> {
+    match output {
+        Output::Table => table::write(scan, out),
+        Output::Json => document::write(scan, out),
+        Output::Jsonl => document::write_lines(scan, out),
+        Output::Sarif => sarif::write(scan, out),
+        Output::Junit => junit::write(scan, out),
+    }
 }
 
 fn plan(
