@@ -6,12 +6,11 @@ mod verify;
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject as _};
@@ -22,7 +21,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::identity::Identity;
 use crate::key_id::KeyId;
 use crate::trust::Trust;
-use verify::{AgentVerifier, Anchor, AnyKey, Clock};
+use verify::{AgentVerifier, Anchor, AnyKey, Clock, Judge, Judged};
 
 pub use pull::{Caller, Callers, pinned_calling_config};
 
@@ -228,17 +227,11 @@ impl Credentials {
     /// the one that it was told of.
     pub fn enrolling_config(&self) -> Result<ClientConfig, TlsError> {
         let chain = self.chain.iter().chain(&self.authorities).cloned().collect();
-        client_config(Arc::new(AnyKey { provider: provider() }), self.clock(), chain, self.key.clone_key())
+        client_config(Arc::new(AnyKey), self.clock(), chain, self.key.clone_key())
     }
 
     fn agent_verifier(&self, expected: Identity, renewable: BTreeSet<KeyId>) -> AgentVerifier {
-        AgentVerifier {
-            roots: Arc::clone(&self.roots),
-            revoked: Arc::clone(&self.revoked),
-            provider: provider(),
-            expected,
-            renewable,
-        }
+        AgentVerifier { roots: Arc::clone(&self.roots), revoked: Arc::clone(&self.revoked), expected, renewable }
     }
 
     fn anchor(&self) -> Result<Anchor, TlsError> {
@@ -272,11 +265,11 @@ pub fn pinned_server_config(
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ServerConfig, TlsError> {
-    server_config(Arc::new(Anchor::Pinned { authority, provider: provider() }), Clock::unset(), vec![certificate], key)
+    server_config(Arc::new(Anchor::Pinned { authority }), Clock::unset(), vec![certificate], key)
 }
 
 fn server_config(
-    verifier: Arc<dyn ClientCertVerifier>,
+    judge: Arc<dyn Judge>,
     clock: Clock,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -284,7 +277,7 @@ fn server_config(
     let mut config = ServerConfig::builder_with_details(provider(), Arc::new(clock))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Pair)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(Judged(judge)))
         .with_single_cert(chain, key)
         .map_err(TlsError::Pair)?;
     config.send_tls13_tickets = 0;
@@ -292,7 +285,7 @@ fn server_config(
 }
 
 fn client_config(
-    verifier: Arc<dyn rustls::client::danger::ServerCertVerifier>,
+    judge: Arc<dyn Judge>,
     clock: Clock,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -301,7 +294,7 @@ fn client_config(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Pair)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(Arc::new(Judged(judge)))
         .with_client_auth_cert(chain, key)
         .map_err(TlsError::Pair)?;
     config.resumption = rustls::client::Resumption::disabled();
@@ -333,7 +326,8 @@ fn refuse_exposed(key: &Path) -> Result<(), TlsError> {
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    Arc::clone(&PROVIDER)
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -3,17 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::verify_tls13_signature;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::time_provider::TimeProvider as _;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, Error, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use super::verify::{AgentVerifier, Anchor, Clock, no_tls12};
-use super::{Credentials, TlsError, client_config, period, provider, server_config};
+use super::verify::{AgentVerifier, Anchor, Clock, Judge};
+use super::{Credentials, TlsError, client_config, period, server_config};
 use crate::identity::Identity;
 use crate::key_id::KeyId;
 use crate::name::Name;
@@ -65,46 +60,20 @@ impl Callers {
             Err(_) => return Err(CertificateError::UnknownIssuer.into()),
         };
         let verifier = self.agents.get(&node).ok_or(CertificateError::ApplicationVerificationFailure)?;
-        verifier.verify_server_cert(certificate, intermediates, &any_name()?, &[], now)?;
+        verifier.judge(certificate, intermediates, now)?;
         let ended = period(certificate).is_none_or(|(_, to)| to < now);
         Ok(Caller::Agent { node, ended })
     }
 }
 
-impl ClientCertVerifier for Callers {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
+impl Judge for Callers {
+    fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.judge_at(end_entity, intermediates, now).map(|_| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+    ) -> Result<(), Error> {
+        self.judge_at(end_entity, intermediates, now).map(drop)
     }
 }
 
@@ -112,42 +81,18 @@ impl ClientCertVerifier for Callers {
 #[derive(Debug)]
 struct ScannerVerifier(Anchor);
 
-impl ServerCertVerifier for ScannerVerifier {
-    fn verify_server_cert(
+impl Judge for ScannerVerifier {
+    fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.0.verify_client_cert(end_entity, intermediates, now)?;
+    ) -> Result<(), Error> {
+        self.0.judge(end_entity, intermediates, now)?;
         match Identity::of_certificate(end_entity) {
-            Ok(Identity::Scanner(_)) => Ok(ServerCertVerified::assertion()),
+            Ok(Identity::Scanner(_)) => Ok(()),
             _ => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
     }
 }
 
@@ -183,13 +128,8 @@ pub fn pinned_calling_config(
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ClientConfig, TlsError> {
-    let verifier = Arc::new(ScannerVerifier(Anchor::Pinned { authority, provider: provider() }));
+    let verifier = Arc::new(ScannerVerifier(Anchor::Pinned { authority }));
     client_config(verifier, Clock::unset(), vec![certificate], key)
-}
-
-/// TLS wants a name; an identity is in no name.
-fn any_name() -> Result<ServerName<'static>, Error> {
-    ServerName::try_from("agent").map_err(|_| CertificateError::NotValidForName.into())
 }
 
 #[cfg(test)]
@@ -313,7 +253,7 @@ mod tests {
         let (ours, foreign) = (Ca::new(), Ca::new());
         let (agent, scanner) = (ours.held(N1, -1), ours.held(SCANNER, -1));
         let judged = |verifier: &ScannerVerifier, chain: &[CertificateDer<'_>]| {
-            verifier.verify_server_cert(&chain[0], &chain[1..], &any_name().unwrap(), &[], UnixTime::now()).is_ok()
+            verifier.judge(&chain[0], &chain[1..], UnixTime::now()).is_ok()
         };
         let roots = ScannerVerifier(agent.credentials.anchor().unwrap());
         assert!(judged(&roots, &scanner.credentials.chain));
@@ -324,7 +264,7 @@ mod tests {
         assert!(!judged(&ScannerVerifier(revoked.anchor().unwrap()), &scanner.credentials.chain));
 
         let authority = KeyId::of_certificate(&ours.trust(&[]).certificates().unwrap()[0]).unwrap();
-        let pinned = ScannerVerifier(Anchor::Pinned { authority, provider: provider() });
+        let pinned = ScannerVerifier(Anchor::Pinned { authority });
         let sent = |held: &Held| [held.credentials.chain.clone(), held.credentials.authorities.clone()].concat();
         assert!(judged(&pinned, &sent(&scanner)));
         assert!(!judged(&pinned, &scanner.credentials.chain), "without the CA's certificate");

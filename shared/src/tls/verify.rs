@@ -1,12 +1,13 @@
 //! How a peer's certificate is judged.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::crypto::verify_tls13_signature;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
@@ -15,9 +16,97 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::period;
+use super::{period, provider};
 use crate::identity::Identity;
 use crate::key_id::KeyId;
+
+/// Says whether a peer's certificate is good enough.
+pub(super) trait Judge: fmt::Debug + Send + Sync {
+    /// Judges `end_entity`, which came with `intermediates`.
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error>;
+}
+
+/// A judge as either side of TLS asks for one: what peers sign is checked alike, whoever judges their certificates.
+#[derive(Debug)]
+pub(super) struct Judged(pub(super) Arc<dyn Judge>);
+
+impl ServerCertVerifier for Judged {
+    /// A host's name is not looked at: an identity is in no name.
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.0.judge(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Judged {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.0.judge(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ServerCertVerifier::verify_tls12_signature(self, message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ServerCertVerifier::verify_tls13_signature(self, message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ServerCertVerifier::supported_verify_schemes(self)
+    }
+}
 
 /// How long after its end a pinned key's certificate is good for its own renewal.
 const RENEWABLE: Duration = Duration::from_secs(30 * 86_400);
@@ -52,7 +141,6 @@ impl TimeProvider for Clock {
 pub(super) struct AgentVerifier {
     pub(super) roots: Arc<RootCertStore>,
     pub(super) revoked: Arc<BTreeSet<KeyId>>,
-    pub(super) provider: Arc<CryptoProvider>,
     pub(super) expected: Identity,
     /// Keys whose certificate may have ended up to 30 days ago, to be renewed.
     pub(super) renewable: BTreeSet<KeyId>,
@@ -63,9 +151,9 @@ pub(super) struct AgentVerifier {
 struct WrongIdentity(Identity);
 
 /// rustls shows errors of others by their debug form.
-impl std::fmt::Debug for WrongIdentity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(self, f)
+impl fmt::Debug for WrongIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -78,93 +166,38 @@ impl AgentVerifier {
     }
 }
 
-impl ServerCertVerifier for AgentVerifier {
-    fn verify_server_cert(
+impl Judge for AgentVerifier {
+    fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+    ) -> Result<(), Error> {
         let key = unrevoked_key(end_entity, &self.revoked)?;
         verify_server_cert_signed_by_trust_anchor(
             &ParsedCertificate::try_from(end_entity)?,
             &self.roots,
             intermediates,
             self.time(end_entity, key, now),
-            self.provider.signature_verification_algorithms.all,
+            provider().signature_verification_algorithms.all,
         )?;
         match Identity::of_certificate(end_entity) {
-            Ok(identity) if identity == self.expected => Ok(ServerCertVerified::assertion()),
+            Ok(identity) if identity == self.expected => Ok(()),
             _ => {
                 let error = OtherError(Arc::new(WrongIdentity(self.expected.clone())));
                 Err(CertificateError::Other(error).into())
             }
         }
     }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// Takes any agent that holds the key it shows: whom it shows it for, the enrolment's proofs say.
 #[derive(Debug)]
-pub(super) struct AnyKey {
-    pub(super) provider: Arc<CryptoProvider>,
-}
+pub(super) struct AnyKey;
 
-impl ServerCertVerifier for AnyKey {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+impl Judge for AnyKey {
+    fn judge(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: UnixTime) -> Result<(), Error> {
+        Ok(())
     }
 }
 
@@ -174,66 +207,34 @@ pub(super) enum Anchor {
     /// One of these.
     Roots { verifier: Arc<dyn ClientCertVerifier>, revoked: Arc<BTreeSet<KeyId>> },
     /// The one with this key, which the client sends along: for a first meeting.
-    Pinned { authority: KeyId, provider: Arc<CryptoProvider> },
+    Pinned { authority: KeyId },
 }
 
-impl ClientCertVerifier for Anchor {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
+impl Judge for Anchor {
+    fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        match self {
+    ) -> Result<(), Error> {
+        let now = Clock::at(end_entity, now);
+        let verified = match self {
             Self::Roots { verifier, revoked } => {
                 unrevoked_key(end_entity, revoked)?;
-                verifier.verify_client_cert(end_entity, intermediates, Clock::at(end_entity, now))
+                verifier.verify_client_cert(end_entity, intermediates, now)
             }
-            Self::Pinned { authority, provider } => {
+            Self::Pinned { authority } => {
                 let mut roots = RootCertStore::empty();
                 for sent in intermediates.iter().filter(|sent| KeyId::of_certificate(sent) == Some(*authority)) {
                     roots.add(sent.clone().into_owned())?;
                 }
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
                     .build()
                     .map_err(|_| CertificateError::UnknownIssuer)?
-                    .verify_client_cert(end_entity, &[], Clock::at(end_entity, now))
+                    .verify_client_cert(end_entity, &[], now)
             }
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        match self {
-            Self::Roots { verifier, .. } => verifier.verify_tls13_signature(message, cert, dss),
-            Self::Pinned { provider, .. } => {
-                verify_tls13_signature(message, cert, dss, &provider.signature_verification_algorithms)
-            }
-        }
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        match self {
-            Self::Roots { verifier, .. } => verifier.supported_verify_schemes(),
-            Self::Pinned { provider, .. } => provider.signature_verification_algorithms.supported_schemes(),
-        }
+        };
+        verified.map(drop)
     }
 }
 
@@ -246,7 +247,7 @@ pub(super) fn signed_by_us(chain: &[CertificateDer<'_>], roots: &RootCertStore, 
         roots,
         intermediates,
         Clock::at(certificate, now),
-        super::provider().signature_verification_algorithms.all,
+        provider().signature_verification_algorithms.all,
     )
 }
 
@@ -263,7 +264,7 @@ fn is_renewable(end: UnixTime, now: UnixTime) -> bool {
     now.as_secs() <= end.as_secs().saturating_add(RENEWABLE.as_secs())
 }
 
-pub(super) fn no_tls12() -> Error {
+fn no_tls12() -> Error {
     Error::General("TLS 1.2 is not spoken".to_owned())
 }
 
