@@ -3,6 +3,7 @@
 mod calls;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use deadlight_shared::hint::causes;
 use deadlight_shared::tls::{Credentials, TlsError};
@@ -15,8 +16,11 @@ pub use calls::open;
 
 use crate::config::{Config, Node, Way};
 use crate::deliver::{Agent, DeliverError, EnrolError, Meeting, Window};
-use crate::pki::{Pki, PkiError};
+use crate::pki::{Pki, PkiError, Registry};
 use crate::pull::{Hub, ListenError, Purpose};
+
+/// How often somebody may have been invited or revoked, also while a round goes on.
+pub const NEWS: Duration = Duration::from_secs(5);
 
 /// Why nothing could be kept fresh, or one agent could not.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +34,9 @@ pub enum UpkeepError {
     /// Nodes cannot call us.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// An agent cannot be called.
+    #[error("failed to set up the way to an agent")]
+    Way(#[source] DeliverError),
     /// The agent did not renew.
     #[error("failed to renew its certificate")]
     Renew(#[from] DeliverError),
@@ -51,28 +58,17 @@ pub async fn keep(config: &Config, pki: &Pki, hub: Option<&Hub>, now: Timestamp)
     }
     let Some(registry) = registry else { return Ok(()) };
     let mut renewals = JoinSet::new();
-    for (node, way) in with_agent(config) {
-        let identity = Identity::Agent(node.name.clone());
-        if registry.is_due(&identity, now) {
-            let trust = Some(registry.signed_trust());
-            let agent = match (way, hub) {
-                (Way::Push(url), _) => {
-                    let tls = credentials.renewing_config(identity.clone(), registry.renewable(&identity, now))?;
-                    Agent::new(&node.name, url, tls, trust)?
-                }
-                (Way::Pull, Some(hub)) => Agent::calling(&node.name, hub, Purpose::Renewal, trust),
-                (Way::Pull, None) => continue,
-            };
-            let (pki, node) = (pki.clone(), node.name.clone());
-            renewals.spawn(async move {
-                let renewed = renew(&pki, &agent, &node, now).await;
-                (node, "its certificate is renewed", renewed)
-            });
-        }
+    let due = with_agent(config).filter(|(node, _)| registry.is_due(&Identity::Agent(node.name.clone()), now));
+    for (node, agent) in agents(due, &credentials, Some(&registry), hub, Purpose::Renewal, now)? {
+        let pki = pki.clone();
+        renewals.spawn(async move {
+            let renewed = renew(&pki, &agent, &node, now).await;
+            (node, renewed)
+        });
     }
     while let Some(joined) = renewals.join_next().await {
-        let (node, done, result) = joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        tell(&node, done, &result);
+        let (node, result) = joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        tell(&node, "its certificate is renewed", &result);
     }
     for node in registry.invited(now) {
         // Who calls is enrolled by its call.
@@ -136,6 +132,34 @@ pub fn remember_held(pki: &Pki, agents: &BTreeMap<Name, Agent>, now: Timestamp) 
         true => Ok(()),
         false => remember(pki, &news, now),
     }
+}
+
+/// The way to the agent of each of `nodes` for `purpose`; to those that call where somebody listens for them.
+pub fn agents<'a>(
+    nodes: impl Iterator<Item = (&'a Node, &'a Way)>,
+    credentials: &Credentials,
+    registry: Option<&Registry>,
+    hub: Option<&Hub>,
+    purpose: Purpose,
+    now: Timestamp,
+) -> Result<BTreeMap<Name, Agent>, UpkeepError> {
+    let trust = registry.map(Registry::signed_trust);
+    let mut agents = BTreeMap::new();
+    for (node, way) in nodes {
+        let agent = match (way, hub) {
+            (Way::Push(url), _) => {
+                let identity = Identity::Agent(node.name.clone());
+                let renewable = registry.filter(|_| purpose == Purpose::Renewal);
+                let renewable = renewable.map(|registry| registry.renewable(&identity, now)).unwrap_or_default();
+                let tls = credentials.renewing_config(identity, renewable)?;
+                Agent::new(&node.name, url, tls, trust).map_err(UpkeepError::Way)?
+            }
+            (Way::Pull, Some(hub)) => Agent::calling(&node.name, hub, purpose, trust),
+            (Way::Pull, None) => continue,
+        };
+        agents.insert(node.name.clone(), agent);
+    }
+    Ok(agents)
 }
 
 /// The nodes with an agent.

@@ -11,8 +11,7 @@ use deadlight_shared::Identity;
 use deadlight_shared::hint::causes;
 use deadlight_shared::trust::TRUST_HEADER;
 
-use super::connection::Channel;
-use super::connection::ReadBy;
+use super::connection::{Channel, ReadBy};
 use super::routes::{Answer, Refusal, read_json, scanner, with_type};
 use crate::identity::{Window, WindowError};
 

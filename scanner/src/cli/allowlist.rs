@@ -120,11 +120,12 @@ pub(super) const SIGN: &str = "deadlight-scanner allowlist sign --config FILE --
 
 /// The signed allowlist at `path`.
 pub(super) fn load(path: &std::path::Path) -> Result<Option<Permits>, Failure> {
-    let hint = match Permits::load(path) {
-        Err(PermitsError::Malformed { .. }) => "restore it from where it was signed, or move it away and sign anew",
-        other => return Ok(other?),
-    };
-    Ok(Permits::load(path).hint(hint)?)
+    match Permits::load(path) {
+        malformed @ Err(PermitsError::Malformed { .. }) => {
+            Ok(malformed.hint("restore it from where it was signed, or move it away and sign anew")?)
+        }
+        loaded => Ok(loaded?),
+    }
 }
 
 /// In which points `permits` are not what `config` says, as sentences.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use deadlight_shared::hint::{self, HintExt as _, Hinted};
 use deadlight_shared::wire::{Order, Report};
-use deadlight_shared::{Finding, Identity, Name, Port, PortSet};
+use deadlight_shared::{Finding, Name, Port, PortSet};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,11 +19,10 @@ use super::scan::watched_sweep;
 use super::story::Story;
 use super::{Exit, Failure};
 use crate::assess::{Assessment, Expectation, assess};
-use crate::config::{Config, Node, TrustSource, Way};
+use crate::config::{Config, Node, TrustSource};
 use crate::deliver::{Agent, DeliverError};
 use crate::net;
 use crate::permits::Permits;
-use crate::pki::Registry;
 use crate::probe::{Outcome, Payloads};
 use crate::pull::{Hub, Purpose};
 use crate::round::{self, Ending};
@@ -33,8 +32,6 @@ use crate::upkeep;
 
 /// How often certificates are looked after between rounds.
 const UPKEEP: Duration = Duration::from_secs(3_600);
-/// How often somebody may have been invited or revoked.
-const NEWS: Duration = Duration::from_secs(5);
 const CONTROL_ATTEMPTS: usize = 3;
 const CONTROL_LIMIT: Duration = Duration::from_millis(1_500);
 
@@ -109,7 +106,7 @@ impl Scanner {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let mut kept = Instant::now();
-            while timeout(NEWS, ticks.tick()).await.is_err() {
+            while timeout(upkeep::NEWS, ticks.tick()).await.is_err() {
                 if self.is_news() || kept.elapsed() > UPKEEP {
                     self.keep_certificates().await;
                     kept = Instant::now();
@@ -281,20 +278,14 @@ fn agents(config: &Config, hub: Option<&Hub>) -> Result<BTreeMap<Name, Agent>, F
         Some(TrustSource::Pki(pki)) => pki.read()?,
         _ => None,
     };
-    let trust = registry.as_ref().map(Registry::signed_trust);
-    let mut agents = BTreeMap::new();
-    for (node, way) in upkeep::with_agent(config) {
-        let agent = match (way, hub) {
-            (Way::Push(url), _) => {
-                let tls = credentials.client_config(Identity::Agent(node.name.clone()))?;
-                Agent::new(&node.name, url, tls, trust)?
-            }
-            (Way::Pull, Some(hub)) => Agent::calling(&node.name, hub, Purpose::Work, trust),
-            (Way::Pull, None) => continue,
-        };
-        agents.insert(node.name.clone(), agent);
-    }
-    Ok(agents)
+    Ok(upkeep::agents(
+        upkeep::with_agent(config),
+        &credentials,
+        registry.as_ref(),
+        hub,
+        Purpose::Work,
+        Timestamp::now(),
+    )?)
 }
 
 /// What to sweep: the configured ports, the node's own, and everything that has a finding.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use deadlight_shared::enrol::Verifier;
-use deadlight_shared::tls::Validity;
+use deadlight_shared::tls::{RENEWABLE, Validity};
 use deadlight_shared::trust::{MAX_REVOKED, Revoked, SignedTrust, Trust};
 use deadlight_shared::{Identity, KeyId, Name};
 use jiff::{SignedDuration, Timestamp};
@@ -15,8 +15,6 @@ use super::rotation::Rotation;
 const INVITATION: SignedDuration = SignedDuration::from_mins(10);
 /// How long a certificate of the daemon's own making holds.
 pub const LIFE: SignedDuration = SignedDuration::from_hours(24 * 7);
-/// How long after its end a certificate may still be renewed.
-const RENEWABLE: SignedDuration = SignedDuration::from_hours(24 * 30);
 
 /// The CA's memory, one file.
 #[derive(Debug, Serialize, Deserialize)]

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use deadlight_shared::hint::causes;
 use deadlight_shared::tls::{Callers, Credentials};
@@ -12,7 +11,7 @@ use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::sync::mpsc;
 
-use super::{UpkeepError, remember, tell};
+use super::{NEWS, UpkeepError, remember, tell};
 use crate::config::{Config, TrustSource, Way};
 use crate::deliver::{EnrolError, Meeting};
 use crate::pki::{Pki, PkiError, Registry};
@@ -20,8 +19,6 @@ use crate::pull::{Hub, Lane, Listener, Stranger};
 
 /// Strangers that are spoken to at a time.
 const MOST: usize = 64;
-/// How often somebody may have been invited or revoked, also while a round goes on.
-const NEWS: Duration = Duration::from_secs(5);
 
 /// Certificates that were issued to a key and have not arrived yet: their lines are spent.
 type Undelivered = Mutex<BTreeMap<KeyId, (Name, String)>>;

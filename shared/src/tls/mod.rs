@@ -24,6 +24,7 @@ use crate::trust::Trust;
 use verify::{AgentVerifier, Anchor, AnyKey, Clock, Judge, Judged};
 
 pub use pull::{Caller, Callers, pinned_calling_config};
+pub use verify::RENEWABLE;
 
 /// Where the three files of one side are.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

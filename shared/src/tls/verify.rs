@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::verify_tls13_signature;
@@ -108,8 +109,8 @@ impl ClientCertVerifier for Judged {
     }
 }
 
-/// How long after its end a pinned key's certificate is good for its own renewal.
-const RENEWABLE: Duration = Duration::from_secs(30 * 86_400);
+/// How long after its end the certificate of a known key is good for its own renewal.
+pub const RENEWABLE: SignedDuration = SignedDuration::from_hours(24 * 30);
 
 /// The clock, which is never before an instant that is known to have passed: a node may boot in 1970.
 #[derive(Debug, Clone, Copy)]
@@ -261,7 +262,7 @@ fn unrevoked_key(certificate: &CertificateDer<'_>, revoked: &BTreeSet<KeyId>) ->
 
 /// Whether a certificate that ended at `end` may still be renewed.
 fn is_renewable(end: UnixTime, now: UnixTime) -> bool {
-    now.as_secs() <= end.as_secs().saturating_add(RENEWABLE.as_secs())
+    now.as_secs() <= end.as_secs().saturating_add(RENEWABLE.unsigned_abs().as_secs())
 }
 
 fn no_tls12() -> Error {
