@@ -50,6 +50,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     pki.renew_own(&config.vantage, now)
         .hint(format!("deadlight-scanner pki issue-scanner {} --dir DIR", config.vantage))?;
     let Some(credentials) = check::credentials(&config)? else { return Ok(Exit::Error) };
+    // The node would refuse it, and the line would be spent.
+    pki.operator_key()
+        .hint("restore it; `openssl pkey -in operator.key -pubout` writes it where the private half is")?;
 
     let mut random = [0; SECRET_LENGTH];
     rand::fill(&mut random).map_err(|_| "failed to get random bytes from the system")?;

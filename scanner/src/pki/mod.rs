@@ -98,6 +98,15 @@ pub enum PkiError {
     /// The operator's key cannot be made.
     #[error("failed to make the operator's key")]
     Operator(#[from] OperatorKeyError),
+    /// The file of the operator's public key holds none.
+    #[error("failed to use the operator's public key in {}", path.display())]
+    OperatorKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: OperatorKeyError,
+    },
     /// The lifetime ends after the year 9999.
     #[error("failed to put {days} days of validity on the calendar")]
     Lifetime {

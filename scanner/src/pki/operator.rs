@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use deadlight_shared::OperatorSecret;
+use deadlight_shared::{OperatorKey, OperatorSecret};
 
 use super::{Issued, Pki, PkiError, create, refuse_existing};
 
@@ -21,11 +21,14 @@ impl Pki {
         Ok(issued)
     }
 
-    /// The public half, if there is one: agents pin it when they enrol.
+    /// The public half, if there is one: agents pin it when they enrol, and refuse what is no such key.
     pub fn operator_key(&self) -> Result<Option<String>, PkiError> {
         let path = self.directory.join(PUBLIC);
         match fs::read_to_string(&path) {
-            Ok(key) => Ok(Some(key)),
+            Ok(key) => match OperatorKey::from_pem(key.as_bytes()) {
+                Ok(_) => Ok(Some(key)),
+                Err(source) => Err(PkiError::OperatorKey { path, source }),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(PkiError::Read { path, source }),
         }
@@ -35,7 +38,6 @@ impl Pki {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use deadlight_shared::OperatorKey;
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
@@ -56,5 +58,7 @@ mod tests {
         fs::remove_file(&public).unwrap();
         assert!(matches!(pki.make_operator_key(&file), Err(PkiError::Exists { .. })));
         assert_eq!((fs::read(&file).unwrap(), public.exists()), (before, false));
+        fs::copy(&file, &public).unwrap();
+        assert!(matches!(pki.operator_key(), Err(PkiError::OperatorKey { .. })), "the private half");
     }
 }
