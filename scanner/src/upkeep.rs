@@ -98,9 +98,7 @@ pub async fn enrol(
     let meeting = Meeting { node, trust: registry.signed_trust(), operator_key: pki.operator_key()? };
     let window = Window { url, credentials, meeting };
     window.enrol(verifier, |request| pki.enrol(node, request, now)).await?;
-    let told = registry.trust().generation;
-    remember(pki, &[(node, told)], now)?;
-    Ok(())
+    Ok(enrolled(pki, &registry, node, now)?)
 }
 
 /// Tells whom the deployment trusts to each agent that is not known to hold the document of now.
@@ -123,15 +121,16 @@ pub async fn spread(pki: &Pki, agents: &BTreeMap<Name, Agent>, now: Timestamp) -
     remember_held(pki, agents, now)
 }
 
-/// Remembers which generation of the trust document each agent holds; writes only what is news.
+/// Remembers which generation of the trust document each agent holds.
 pub fn remember_held(pki: &Pki, agents: &BTreeMap<Name, Agent>, now: Timestamp) -> Result<(), PkiError> {
-    let Some(mut known) = pki.read()? else { return Ok(()) };
-    let held = agents.iter().filter_map(|(node, agent)| Some((node, agent.held()?)));
-    let news: Vec<_> = held.filter(|(node, held)| known.hold(node, *held)).collect();
-    match news.is_empty() {
-        true => Ok(()),
-        false => remember(pki, &news, now),
-    }
+    pki.update(now, |registry| {
+        for (node, agent) in agents {
+            if let Some(generation) = agent.held() {
+                registry.hold(node, generation);
+            }
+        }
+        Ok(())
+    })
 }
 
 /// The way to the agent of each of `nodes` for `purpose`; to those that call where somebody listens for them.
@@ -170,14 +169,18 @@ pub fn with_agent(config: &Config) -> impl Iterator<Item = (&Node, &Way)> {
 async fn renew(pki: &Pki, agent: &Agent, node: &Name, now: Timestamp) -> Result<(), UpkeepError> {
     let request = agent.request_renewal().await?;
     let certificate = pki.renew(node, &request, now)?;
-    Ok(agent.install(certificate).await?)
+    agent.install(certificate).await?;
+    Ok(pki.update(now, |registry| {
+        registry.arrived(&Identity::Agent(node.clone()));
+        Ok(())
+    })?)
 }
 
-fn remember(pki: &Pki, held: &[(&Name, u64)], now: Timestamp) -> Result<(), PkiError> {
+/// Remembers that `node` has its certificate, and was told whom `then` says to trust.
+fn enrolled(pki: &Pki, then: &Registry, node: &Name, now: Timestamp) -> Result<(), PkiError> {
     pki.update(now, |registry| {
-        for (node, generation) in held {
-            registry.hold(node, *generation);
-        }
+        registry.arrived(&Identity::Agent(node.clone()));
+        registry.hold(node, then.trust().generation);
         Ok(())
     })
 }

@@ -9,7 +9,7 @@ use deadlight_tests::{
     hostile::request,
     lab::{Family::V4, INGRESS, Lab},
     order,
-    programs::Running,
+    programs::{Running, built},
     test_ca::{Identity, Validity},
 };
 use serde_json::{Value, json};
@@ -31,6 +31,28 @@ fn a_certificate_is_renewed_at_half_life_without_a_restart() -> Result<()> {
     agent.stop()?;
     let _agent = deployment.start_agent(&lab.wire)?;
     loop_closes(&lab, &deployment)
+}
+
+#[test]
+fn a_renewal_that_an_agent_could_not_keep_is_made_again() -> Result<()> {
+    let (lab, deployment, agent) = enrolled()?;
+    let before = identity(&deployment)?;
+    agent.stop()?;
+    let mut command = lab.wire.node.command("unshare");
+    let read_only = "mount --bind \"$STATE\" \"$STATE\"; mount -o remount,ro,bind \"$STATE\"; exec \"$0\" \"$@\"";
+    command.env("STATE", deployment.path("state")).args(["--mount", "sh", "-ec", read_only]);
+    command.arg(built("deadlight-agent")?);
+    let agent = deployment.start_agent_by(command, &lab.wire)?;
+    age(&deployment, "2001-01-01T00:00:00Z")?;
+    let ended = deployment.scanner(&lab.wire, &["run", "--once"])?;
+    ensure!(ended.stderr.contains("failed to renew its certificate"), "{ended:?}");
+    agent.stop()?;
+    ensure!(identity(&deployment)? == before, "kept on a disk that takes nothing");
+
+    let _agent = deployment.start_agent(&lab.wire)?;
+    loop_closes(&lab, &deployment)?;
+    ensure!(identity(&deployment)?["pair"]["key"] != before["pair"]["key"], "not renewed");
+    Ok(())
 }
 
 #[test]

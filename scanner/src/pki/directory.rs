@@ -53,6 +53,8 @@ impl Pki {
         let made = self.change(now, |registry, authority| {
             let made = authority.issue(&key, identity, life, now)?;
             registry.record(identity.clone(), made.key, made.validity);
+            // Where its files go is the operator's affair.
+            registry.arrived(identity);
             Ok(made)
         })?;
         super::write(&self.directory, &stem, &made.certificate, &key.serialize_pem())
@@ -86,7 +88,10 @@ impl Pki {
         let Some(made) = made else { return Ok(false) };
         let write = |source| PkiError::Write { path: certificate.clone(), source };
         file::replace(&certificate, made.certificate.as_bytes(), 0o644).map_err(write)?;
-        Ok(true)
+        self.update(now, |registry| {
+            registry.arrived(&identity);
+            Ok(true)
+        })
     }
 
     /// Uses up the invitation of `node` and makes the certificate for `request`. Of all who come with one line, one gets it.
@@ -162,7 +167,11 @@ impl Pki {
         self.sign_trust(&mut registry)?;
         let path = self.directory.join(REGISTRY);
         let bytes = serde_json::to_vec_pretty(&registry).map_err(io::Error::from);
-        let written = bytes.and_then(|bytes| file::replace(&path, &bytes, 0o600));
+        let written = bytes.and_then(|bytes| match fs::read(&path) {
+            // Most looks find nothing to change, and a full disk is no obstacle to those.
+            Ok(before) if before == bytes => Ok(()),
+            _ => file::replace(&path, &bytes, 0o600),
+        });
         written.map_err(|source| PkiError::Write { path, source })?;
         Ok(result)
     }

@@ -61,6 +61,8 @@ pub struct Certificate {
     pub from: Timestamp,
     /// And until then.
     pub to: Timestamp,
+    /// Whether it is known to have reached whom it is for.
+    pub arrived: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -153,19 +155,39 @@ impl Registry {
         Ok(())
     }
 
-    /// Remembers a certificate that the signing CA has made.
+    /// Remembers a certificate that the signing CA has made, and that is on its way.
     pub(super) fn record(&mut self, identity: Identity, key: KeyId, validity: Validity) {
         let Validity { from, to } = validity;
-        self.certificates.push(Certificate { identity, key, authority: self.signer.key, from, to });
+        let authority = self.signer.key;
+        self.certificates.push(Certificate { identity, key, authority, from, to, arrived: false });
     }
 
-    /// The youngest certificate of each identity, but for revoked keys.
-    pub fn latest(&self) -> Vec<&Certificate> {
-        let mut latest: BTreeMap<String, &Certificate> = BTreeMap::new();
-        for certificate in self.certificates.iter().filter(|certificate| !self.is_revoked(certificate.key)) {
-            latest.insert(certificate.identity.to_string(), certificate);
+    /// The youngest certificate of `identity` has reached it.
+    pub fn arrived(&mut self, identity: &Identity) {
+        if let Some(youngest) = self.certificates.iter_mut().rfind(|certificate| certificate.identity == *identity) {
+            youngest.arrived = true;
         }
-        latest.into_values().collect()
+    }
+
+    /// The youngest certificate that each identity is known to have, or was ever sent; but for revoked keys.
+    pub fn latest(&self) -> Vec<&Certificate> {
+        let known = |held: &Vec<&Certificate>| held.first().is_some_and(|first| first.arrived);
+        let in_use = self.in_use().into_values();
+        in_use.filter_map(|held| if known(&held) { held.first().copied() } else { held.last().copied() }).collect()
+    }
+
+    /// What each identity may show: what has arrived last, and what was sent after that. An answer that got lost leaves
+    /// it open which of them it has.
+    pub(super) fn in_use(&self) -> BTreeMap<String, Vec<&Certificate>> {
+        let mut in_use: BTreeMap<String, Vec<&Certificate>> = BTreeMap::new();
+        for certificate in self.certificates.iter().filter(|certificate| !self.is_revoked(certificate.key)) {
+            let held = in_use.entry(certificate.identity.to_string()).or_default();
+            if certificate.arrived {
+                held.clear();
+            }
+            held.push(certificate);
+        }
+        in_use
     }
 
     /// Whether `identity` has a certificate.
@@ -173,7 +195,7 @@ impl Registry {
         self.latest().into_iter().any(|certificate| certificate.identity == *identity)
     }
 
-    /// Whether the youngest certificate of `identity` is half through its life, or of a CA that signs no longer. How
+    /// Whether the latest certificate of `identity` is half through its life, or of a CA that signs no longer. How
     /// near to the half depends on the key, so that a fleet does not renew at once. `false` for whom has none.
     pub fn is_due(&self, identity: &Identity, now: Timestamp) -> bool {
         let latest = self.latest();

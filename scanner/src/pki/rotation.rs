@@ -4,7 +4,7 @@ use deadlight_shared::{Identity, Name};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::registry::{AuthorityName, Registry, is_alive};
+use super::registry::{AuthorityName, Certificate, Registry, is_alive};
 
 /// How far the change is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,8 +109,8 @@ impl Registry {
     }
 
     fn refuse_unrenewed(&self, leaving: &AuthorityName, now: Timestamp) -> Result<(), RotationError> {
-        let latest = self.latest();
-        let theirs = latest.into_iter().filter(|held| held.authority == leaving.key && is_alive(held, now));
+        let is_theirs = |held: &&Certificate| held.authority == leaving.key && is_alive(held, now);
+        let theirs = self.in_use().into_values().filter_map(|held| held.into_iter().find(is_theirs));
         let unrenewed: Vec<_> = theirs
             .map(|held| match &held.identity {
                 Identity::Agent(node) => format!("agent {node}"),

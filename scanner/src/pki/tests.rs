@@ -119,6 +119,14 @@ fn registry(pki: &Pki) -> Registry {
     pki.read().unwrap().unwrap()
 }
 
+fn arrive(pki: &Pki, who: &str) {
+    let arrived = |registry: &mut Registry| {
+        registry.arrived(&identity(who));
+        Ok(())
+    };
+    pki.update(at(2), arrived).unwrap();
+}
+
 #[test]
 fn of_many_who_come_with_one_line_one_is_enrolled() {
     let (_directory, pki) = invited(at(0));
@@ -192,7 +200,10 @@ fn a_revoked_identity_has_no_key_and_a_new_one_can_be_enrolled() {
 #[test]
 fn the_ca_changes_step_by_step_and_back_and_cuts_nobody_off() {
     let (_directory, pki) = invited(at(0));
-    let renew = || pki.renew(&node("n1"), &request(), at(2)).unwrap();
+    let renew = || {
+        pki.renew(&node("n1"), &request(), at(2)).unwrap();
+        arrive(&pki, "agent/n1");
+    };
     let hold = |generation| pki.update(at(2), |registry| Ok(registry.hold(&node("n1"), generation))).unwrap();
     let step = |back| pki.rotate(back, at(3)).map_err(|error| error.to_string());
     let authorities = || registry(&pki).trust().authorities.len();
@@ -220,6 +231,44 @@ fn the_ca_changes_step_by_step_and_back_and_cuts_nobody_off() {
     assert_eq!(authorities(), 1);
     assert!(matches!(step(true), Ok(Rotation::Switched { .. })), "the former CA is still here");
     assert_eq!(authorities(), 2);
+}
+
+#[test]
+fn a_certificate_that_got_lost_on_its_way_is_made_again_and_keeps_the_ca_in_place() {
+    let (_directory, pki) = invited(at(0));
+    let who = identity("agent/n1");
+    pki.enrol(&node("n1"), &request(), at(0)).unwrap();
+    arrive(&pki, "agent/n1");
+    pki.renew(&node("n1"), &request(), days(5)).unwrap();
+    assert!(registry(&pki).is_due(&who, days(5)), "what it is known to have is old");
+    pki.renew(&node("n1"), &request(), days(5)).unwrap();
+    arrive(&pki, "agent/n1");
+    assert!(!registry(&pki).is_due(&who, days(5)));
+
+    let step = |back| pki.rotate(back, days(5)).map_err(|error| error.to_string());
+    step(false).unwrap();
+    let told = registry(&pki).trust().generation;
+    pki.update(days(5), |registry| Ok(registry.hold(&node("n1"), told))).unwrap();
+    step(false).unwrap();
+    pki.renew(&node("n1"), &request(), days(5)).unwrap();
+    assert!(step(false).unwrap_err().contains("would no longer be trusted: agent n1"), "it may have the former one's");
+    step(true).unwrap();
+    assert!(step(true).unwrap_err().contains("would no longer be trusted: agent n1"), "it may have the next one's");
+    assert_eq!(registry(&pki).renewable(&who, days(5)).len(), 4, "whichever it shows");
+}
+
+#[test]
+fn what_changes_nothing_is_not_written() {
+    let (directory, pki) = invited(at(0));
+    let path = directory.path().join("registry.json");
+    pki.issue(&identity("scanner/office-a"), 7, at(0)).unwrap();
+    let inode = || std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap());
+    let before = inode();
+    pki.update(at(1), |_| Ok(())).unwrap();
+    assert!(!pki.renew_own(&node("office-a"), at(1)).unwrap());
+    assert_eq!(inode(), before);
+    invite(&pki, at(2));
+    assert_ne!(inode(), before);
 }
 
 #[test]

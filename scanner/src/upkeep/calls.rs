@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::sync::mpsc;
 
-use super::{NEWS, UpkeepError, remember, tell};
+use super::{NEWS, UpkeepError, enrolled, tell};
 use crate::config::{Config, TrustSource, Way};
 use crate::deliver::{EnrolError, Meeting};
 use crate::pki::{Pki, PkiError, Registry};
@@ -113,6 +113,7 @@ async fn meet(pki: Pki, nodes: BTreeSet<Name>, mut stranger: Stranger, undeliver
     let now = Timestamp::now();
     let met: Result<(), UpkeepError> = async {
         let Some(registry) = pki.read()? else { return Ok(()) };
+        let operator_key = pki.operator_key()?;
         let due = locked(&undelivered).get(&stranger.key).cloned();
         let (node, certificate) = match due {
             Some(due) => due,
@@ -122,10 +123,10 @@ async fn meet(pki: Pki, nodes: BTreeSet<Name>, mut stranger: Stranger, undeliver
             },
         };
         locked(&undelivered).insert(stranger.key, (node.clone(), certificate.clone()));
-        let meeting = Meeting { node: &node, trust: registry.signed_trust(), operator_key: pki.operator_key()? };
+        let meeting = Meeting { node: &node, trust: registry.signed_trust(), operator_key };
         meeting.hand_over(&mut stranger.line, &certificate).await?;
         locked(&undelivered).remove(&stranger.key);
-        remember(&pki, &[(&node, registry.trust().generation)], now)?;
+        enrolled(&pki, &registry, &node, now)?;
         tell(&node, "it is enrolled", &Ok(()));
         Ok(())
     }
