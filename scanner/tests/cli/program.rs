@@ -40,6 +40,26 @@ pub(crate) fn program() -> Command {
     command
 }
 
+/// In a namespace where nothing but loopback is up: what follows asks nobody else, and nobody's services come and go.
+pub(crate) fn alone() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--net", "sh", "-ec", "ip link set lo up; exec \"$0\" \"$@\""]);
+    command
+}
+
+/// Runs the test `name` once more, alone. `false` if this is that run.
+pub(crate) fn is_run_alone(name: &str) -> bool {
+    const MARK: &str = "DEADLIGHT_TEST_ALONE";
+    if std::env::var_os(MARK).is_some() {
+        return false;
+    }
+    let mut command = alone();
+    command.arg(std::env::current_exe().unwrap()).args(["--exact", "--nocapture", name]).env(MARK, name);
+    let ended = Ended::of(command.output().unwrap()).expect(0, &[]);
+    assert!(ended.stdout.contains("1 passed"), "no test {name}: {ended:?}");
+    true
+}
+
 pub(crate) fn run(arguments: &[&str]) -> Ended {
     Ended::of(program().args(arguments).output().unwrap())
 }

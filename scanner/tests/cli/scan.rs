@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::program::{Ended, program, run};
+use crate::program::{Ended, alone, is_run_alone, program, run};
 
 fn json(ended: &Ended) -> Value {
     serde_json::from_str(&ended.stdout).unwrap()
@@ -209,6 +209,9 @@ fn interrupted(state: &std::path::Path, services: &[TcpListener], before: impl F
 /// Nowhere to keep the state of the scan costs nothing of what it saw.
 #[test]
 fn results_are_shown_before_their_state_is_kept() {
+    if is_run_alone("scan::results_are_shown_before_their_state_is_kept") {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("state.json");
     let gone = || std::fs::remove_dir(directory.path()).unwrap();
@@ -219,6 +222,9 @@ fn results_are_shown_before_their_state_is_kept() {
 /// Asked slowly enough to be interrupted in the middle, and then to the end.
 #[test]
 fn an_interrupted_scan_says_so_and_goes_on_from_there() {
+    if is_run_alone("scan::an_interrupted_scan_says_so_and_goes_on_from_there") {
+        return;
+    }
     let open = forty_services();
     let port = open[0].local_addr().unwrap().port();
     let directory = tempfile::tempdir().unwrap();
@@ -257,9 +263,7 @@ fn an_interrupted_scan_says_so_and_goes_on_from_there() {
 
 #[test]
 fn a_name_without_address_is_unknown() {
-    // In a namespace with nothing but loopback: the question goes to nobody.
-    let mut alone = Command::new("unshare");
-    alone.args(["--user", "--map-root-user", "--net", "sh", "-ec", "ip link set lo up; exec \"$0\" \"$@\""]);
+    let mut alone = alone();
     alone.arg(program().get_program());
     alone.args(["scan", "nowhere.invalid", "127.0.0.1", "--ports", "1", "--output", "json"]);
     let ended = Ended::of(alone.output().unwrap()).expect(3, &[]);
