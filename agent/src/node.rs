@@ -5,6 +5,7 @@ mod act;
 mod answer;
 #[cfg(test)]
 mod authority;
+mod host;
 #[cfg(test)]
 mod protected;
 
@@ -15,25 +16,25 @@ use deadlight_shared::allowlist::today;
 use deadlight_shared::wire::{ClosedPort, Explanation, Mode, Status};
 use deadlight_shared::{Name, PortSet, hint};
 use ipnet::IpNet;
-use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::block_in_place;
 
 use crate::config::{Config, SwarmControl};
 use crate::explain::{self, Question};
 use crate::firewall::{Desired, Firewall, FirewallError, Inspection};
-use crate::inventory::{Facts, Listener, NetlinkError, Networks, docker, interfaces, listeners};
-use crate::ledger::{Ledger, LedgerError, Store};
+use crate::inventory::{Facts, Listener, NetlinkError, Networks};
+use crate::ledger::{Ledger, LedgerError};
 use crate::plan::Policy;
 
 pub use act::{Hardened, Reverted, Selection};
+pub use host::{Docker, Host};
 
 /// The node.
 pub struct Node {
     name: Name,
     config: Config,
     firewall: Box<dyn Firewall + Sync>,
-    store: Store,
+    host: Box<dyn Host>,
     state: Mutex<State>,
 }
 
@@ -76,10 +77,15 @@ pub enum NodeError {
 }
 
 impl Node {
-    /// A node that acts by `firewall`.
+    /// This machine, with `firewall`.
     pub fn new(name: Name, config: Config, firewall: Box<dyn Firewall + Sync>) -> Self {
-        let store = Store::new(&config.state_dir);
-        Self { name, config, firewall, store, state: Mutex::default() }
+        let host = Box::new(host::Machine::new(&config));
+        Self::on(host, name, config, firewall)
+    }
+
+    /// A node on `host`, with `firewall`.
+    pub fn on(host: Box<dyn Host>, name: Name, config: Config, firewall: Box<dyn Firewall + Sync>) -> Self {
+        Self { name, config, firewall, host, state: Mutex::default() }
     }
 
     /// The node's name.
@@ -139,7 +145,7 @@ impl Node {
         if self.config.mode == Mode::Observe && !self.config.scanners.is_empty() {
             problems.push("observe mode writes no rule: `scanners` does not shut the agent's port yet".to_owned());
         }
-        if let Err(error) = docker::networks(&self.config.docker_socket).await {
+        if let Err(error) = self.host.networks().await {
             problems.push(format!("{error}; causes read unknown meanwhile"));
         }
         let in_force = match inspection {
@@ -201,12 +207,12 @@ impl Node {
     }
 
     fn policy(&self, listeners: &[Listener], ledger: &Ledger) -> Policy {
-        let permitted = ledger.permitted(&self.config.operator(), &self.name, today(Timestamp::now()));
+        let permitted = ledger.permitted(&self.config.operator(), &self.name, today(self.host.now()));
         self.config.policy(listeners, !ledger.peers.is_empty(), permitted)
     }
 
     fn listeners(&self) -> Result<Vec<Listener>, NodeError> {
-        block_in_place(|| listeners::read(self.config.listeners_socket.as_deref())).map_err(NodeError::Listeners)
+        block_in_place(|| self.host.listeners()).map_err(NodeError::Listeners)
     }
 
     /// To put back what was lost, those of the last look will do: nothing opens because a helper is away.
@@ -224,14 +230,14 @@ impl Node {
     /// The ledger, with the interfaces that face the outside now besides those that once did.
     fn load(&self, state: &State) -> Result<Ledger, NodeError> {
         let mut ledger = match &state.unsaved {
-            Some(unsaved) if unsaved.on_disk == self.store.load().ok() => unsaved.ledger.clone(),
-            _ => self.store.load()?,
+            Some(unsaved) if unsaved.on_disk == self.host.load().ok() => unsaved.ledger.clone(),
+            _ => self.host.load()?,
         };
         if let Some(networks) = &state.networks {
-            ledger.hear(networks, Timestamp::now());
+            ledger.hear(networks, self.host.now());
         }
         match self.config.outside.is_empty() {
-            true => ledger.outside.extend(block_in_place(interfaces::with_default_route).map_err(NodeError::Routes)?),
+            true => ledger.outside.extend(block_in_place(|| self.host.outside()).map_err(NodeError::Routes)?),
             false => ledger.outside = self.config.outside.iter().cloned().collect(),
         }
         Ok(ledger)
@@ -239,13 +245,13 @@ impl Node {
 
     /// Saves, or keeps the ledger in memory and says so: a full disk never opens a port.
     fn save(&self, ledger: &Ledger, state: &mut State) -> Option<LedgerError> {
-        let error = block_in_place(|| self.store.save(ledger)).err();
-        state.unsaved = error.is_some().then(|| Unsaved { ledger: ledger.clone(), on_disk: self.store.load().ok() });
+        let error = block_in_place(|| self.host.save(ledger)).err();
+        state.unsaved = error.is_some().then(|| Unsaved { ledger: ledger.clone(), on_disk: self.host.load().ok() });
         error
     }
 
     async fn gather(&self, state: &mut MutexGuard<'_, State>, ports: PortSet) -> Facts {
-        let facts = Facts::gather(&self.config, ports).await;
+        let facts = self.host.facts(ports).await;
         if let Ok(docker) = &facts.docker {
             state.networks = Some(docker.networks.clone());
         }
@@ -255,7 +261,7 @@ impl Node {
     /// The state, after Docker was asked for its subnets. Docker is asked first: one that hangs must
     /// not keep an order waiting.
     async fn state_after_docker(&self) -> MutexGuard<'_, State> {
-        let heard = docker::networks(&self.config.docker_socket).await;
+        let heard = self.host.networks().await;
         let mut state = self.state.lock().await;
         match heard {
             Ok(networks) => state.networks = Some(networks),

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 28] = [
+const PURE: [&str; 29] = [
     "shared/src/allowlist.rs",
     "shared/src/finding.rs",
     "shared/src/identity.rs",
@@ -29,6 +29,7 @@ const PURE: [&str; 28] = [
     "scanner/src/assess",
     "scanner/src/prove",
     "scanner/src/pull/calls.rs",
+    "scanner/src/round",
     "scanner/src/cli/diff/compare.rs",
     "scanner/src/cli/diff/saved.rs",
     "agent/src/api/backoff.rs",

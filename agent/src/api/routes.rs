@@ -24,6 +24,7 @@ use super::slots::Slots;
 use crate::explain::Question;
 use crate::identity::{IdentityError, Keyring};
 use crate::node::{Node, NodeError};
+use crate::plan::{self, Inadmissible};
 
 /// What requests are answered with.
 #[derive(Clone)]
@@ -107,10 +108,6 @@ fn not_installed(error: IdentityError) -> Refusal {
     Refusal::new(status, &causes(&error))
 }
 
-/// Longest time that a scanner's clock may be ahead of a node's, in seconds: an epoch from the far future would shut its
-/// scanner out for good. A node that boots in 1970 still knows when its certificate was made.
-const EPOCH_AHEAD: i64 = 30 * 86_400;
-
 async fn put_exposures(
     State(Api { node, keyring, slots }): State<Api>,
     Extension(peer): Extension<Identity>,
@@ -120,25 +117,8 @@ async fn put_exposures(
 ) -> Answer {
     let scanner = scanner(&peer)?;
     let order = read_order(request, read_by).await?;
-    let now = Timestamp::now().max(keyring.validity().from);
-    if order.scanner != scanner {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "the order names another scanner than the certificate"));
-    }
-    if order.node != *node.name() {
-        return Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            &format!("the order is for {}, this is {}", order.node, node.name()),
-        ));
-    }
-    if i64::try_from(order.epoch).is_ok_and(|epoch| epoch > now.as_second() + EPOCH_AHEAD) {
-        return Err(Refusal::new(StatusCode::CONFLICT, "the order's epoch lies in the future"));
-    }
-    if order.expires_at < now {
-        return Err(Refusal::new(
-            StatusCode::CONFLICT,
-            "the order has expired; compare the clocks of scanner and node",
-        ));
-    }
+    // A node that boots in 1970 still knows when its certificate was made.
+    plan::admit(&order, &scanner, node.name(), Timestamp::now().max(keyring.validity().from))?;
     // In a task of its own: a scanner that hangs up must not leave an order half done.
     match tokio::spawn(async move { node.answer(&order, address.ip().to_canonical()).await }).await {
         Ok(report) => json(report),
@@ -198,6 +178,16 @@ impl IntoResponse for Refusal {
             detail: self.detail,
         };
         with_type(self.status, "application/problem+json", &problem)
+    }
+}
+
+impl From<Inadmissible> for Refusal {
+    fn from(reason: Inadmissible) -> Self {
+        let status = match reason {
+            Inadmissible::Scanner | Inadmissible::Node { .. } => StatusCode::FORBIDDEN,
+            Inadmissible::Future | Inadmissible::Expired => StatusCode::CONFLICT,
+        };
+        Self::new(status, &reason.to_string())
     }
 }
 

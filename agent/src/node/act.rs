@@ -4,13 +4,12 @@ use std::fs::File;
 
 use deadlight_shared::wire::Mode;
 use deadlight_shared::{Port, PortSet, hint};
-use jiff::Timestamp;
 use tokio::task::block_in_place;
 
 use super::{Node, NodeError, State};
 use crate::config::Posture;
 use crate::firewall::{Change, Inspection};
-use crate::inventory::{DockerFacts, Flow, Listener, conntrack, interfaces};
+use crate::inventory::{DockerFacts, Listener};
 use crate::ledger::{Ledger, LedgerError, Origin};
 use crate::plan;
 use crate::reconcile::{Reconciled, converge};
@@ -83,7 +82,7 @@ impl Node {
         let (mut ledger, listeners) = (self.load(state)?, self.listeners_last_seen(state)?);
         ledger.armed |= arm;
         self.take_posture(&mut ledger, &listeners)?;
-        if state.unsaved.is_some() || ledger != self.store.load()? {
+        if state.unsaved.is_some() || ledger != self.host.load()? {
             match self.save(&ledger, state) {
                 None => tracing::debug!("ledger saved"),
                 Some(error) => tracing::error!("state not persisted: {}", hint::line(&error)),
@@ -106,7 +105,7 @@ impl Node {
         ledger.closures.retain(|closure| closure.origin != Origin::Posture || !allow.contains(closure.port));
         let inspection = block_in_place(|| self.firewall.inspect(&self.desired(ledger, &policy)))?;
         let published = published(&inspection, listeners, None);
-        plan::close_published(&published, &allow, &Origin::Posture, &policy, ledger, Timestamp::now());
+        plan::close_published(&published, &allow, &Origin::Posture, &policy, ledger, self.host.now());
         Ok(())
     }
 
@@ -121,7 +120,7 @@ impl Node {
             let by = programs.collect::<Vec<_>>().join(", ");
             state.drift.push_back(format!(
                 "{}: rules were lost and put back by {by}; likely author: {author}",
-                Timestamp::now()
+                self.host.now()
             ));
             state.drift.drain(..state.drift.len().saturating_sub(DRIFT_KEPT));
         }
@@ -153,7 +152,7 @@ impl Node {
         ledger.armed = true;
         ledger.allowed_locally = allow.clone();
         ledger.closures.retain(|closure| !allow.contains(closure.port));
-        let refused = plan::close_published(&published, allow, &Origin::Local, &policy, &mut ledger, Timestamp::now());
+        let refused = plan::close_published(&published, allow, &Origin::Local, &policy, &mut ledger, self.host.now());
         let desired = self.desired(&ledger, &policy);
         let closed = desired.closed.clone();
         if dry_run {
@@ -164,7 +163,7 @@ impl Node {
             let written = Some(inspection.change).filter(|change| !change.is_empty()).into_iter().collect();
             return Ok(Hardened { closed, refused, written, unsaved: None });
         }
-        let changed = state.unsaved.is_some() || ledger != self.store.load()?;
+        let changed = state.unsaved.is_some() || ledger != self.host.load()?;
         let unsaved = if changed { self.save(&ledger, &mut state) } else { None };
         let written = self.enforce(&ledger, &listeners, Sessions::Sever)?.written;
         Ok(Hardened { closed, refused, written, unsaved })
@@ -181,30 +180,15 @@ impl Node {
         let is_protected = |port| policy.protection(port).is_some();
         let reconciled = block_in_place(|| converge(&*self.firewall, &desired, is_protected));
         let unchanged = reconciled.as_ref().is_ok_and(|reconciled| reconciled.written.is_empty());
+        // After the guard stands, so that no such entry comes to be again.
         if sessions == Sessions::Sever || !unchanged {
-            block_in_place(|| forget_reversed(listeners, &desired.closed));
+            block_in_place(|| self.host.forget_reversed(listeners, &desired.closed));
         }
         Ok(reconciled?)
     }
 
     pub(super) fn lock(&self) -> Result<Option<File>, NodeError> {
-        Ok(block_in_place(|| self.store.lock())?)
-    }
-}
-
-/// After the guard stands, so that no such entry comes to be again.
-fn forget_reversed(listeners: &[Listener], closed: &PortSet) {
-    let addresses: Vec<_> = interfaces::addresses().into_iter().map(|(_, address)| address).collect();
-    let leaves_closed =
-        |flow: &Flow| Port::new(flow.protocol, flow.source.port()).is_some_and(|port| closed.contains(port));
-    let forgotten = conntrack::dump(leaves_closed).and_then(|flows| {
-        plan::reversed(&flows, listeners, &addresses, closed).try_for_each(|flow| {
-            tracing::info!(?flow, "a session of a closed port was tracked the wrong way round");
-            conntrack::forget(flow)
-        })
-    });
-    if let Err(error) = forgotten {
-        tracing::warn!("{}: sessions older than all tracking may live on", hint::line(&error));
+        Ok(block_in_place(|| self.host.lock())?)
     }
 }
 

@@ -5,14 +5,12 @@ use std::time::Instant;
 
 use deadlight_shared::PortSet;
 use deadlight_shared::wire::{Mode, Order, OrderMark, Outcome, OutcomeStatus, Report, ReportedFinding};
-use jiff::Timestamp;
 use tokio::task::block_in_place;
 
 use super::act::Sessions;
 use super::{Node, NodeError, chain};
 use crate::explain::{self, Question};
 use crate::firewall::Desired;
-use crate::inventory::interfaces;
 use crate::ledger::{Answered, Ledger, PermitRefusal};
 use crate::plan::{self, Verdict};
 
@@ -24,7 +22,7 @@ impl Node {
     /// is called enforced; only then Docker is asked why it was open.
     pub async fn answer(&self, order: &Order, scanner: IpAddr) -> Result<Report, NodeError> {
         let started = Instant::now();
-        let now = Timestamp::now();
+        let now = self.host.now();
         let mut state = match self.config.mode {
             Mode::Enforce => self.state.lock().await,
             Mode::Observe => self.state_after_docker().await,
@@ -68,7 +66,7 @@ impl Node {
         let desired = self.desired(&ledger, &policy);
         let look = || block_in_place(|| self.firewall.inspect(&desired)).unwrap_or_default();
         let inspection = inspection.unwrap_or_else(look);
-        let own = interfaces::addresses();
+        let own = self.host.addresses();
         let outcomes = order
             .findings
             .iter()

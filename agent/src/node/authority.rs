@@ -54,7 +54,7 @@ impl World {
     async fn after(&self, order: &Order) -> (Vec<OutcomeStatus>, String, String, Vec<String>) {
         let report = self.answer(order).await;
         self.node.reconcile().await.unwrap();
-        let ledger = self.node.store.load().unwrap();
+        let ledger = self.node.host.load().unwrap();
         let policy = self.node.policy(&[], &ledger);
         let desired = self.node.desired(&ledger, &policy);
         let allowed_by = |port: &str| ledger.allowed_by(port.parse().unwrap(), &policy.permitted);

@@ -1,5 +1,6 @@
 //! What shall be closed: pure decisions from an order, the ledger and the local policy.
 
+mod admission;
 mod policy;
 mod reversed;
 #[cfg(test)]
@@ -11,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::ledger::{Closure, Ledger, Origin};
 
+pub use admission::{Inadmissible, admit};
 pub use policy::{Policy, Protection};
 pub use reversed::reversed;
 
@@ -70,6 +72,8 @@ pub fn decide(order: &Order, ledger: &Ledger, policy: &Policy, now: Timestamp) -
 /// posture, had closed. What was closed by `harden`, or by another scanner, stays closed.
 pub fn record(order: &Order, decisions: &[Decision], ledger: &mut Ledger, policy: &Policy, now: Timestamp) {
     let origin = Origin::Order(order.scanner.clone());
+    // A clock that was ahead holds nobody back for longer than an hour.
+    ledger.spent.iter_mut().for_each(|spent| *spent = now.min(*spent));
     ledger.spent.retain(|spent| now.duration_since(*spent) < BUDGET_PERIOD);
     for port in decisions.iter().filter(|decision| decision.verdict == Verdict::Close).map(|d| d.port) {
         if !ledger.is_closed(port) {
@@ -184,6 +188,21 @@ mod tests {
         assert!(matches!(again[2].verdict, Verdict::Hold(_)));
         let later = NOW + SignedDuration::from_hours(1);
         assert_eq!(decide(&first, &ledger, &policy, later)[2].verdict, Verdict::Close);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_costs_an_hour_at_most() {
+        let policy = policy("22/tcp", 1);
+        let mut ledger = Ledger::default();
+        let take = |port: &str, ledger: &mut Ledger, hours| {
+            let (order, now) = (order(&[port], ""), NOW + SignedDuration::from_hours(hours));
+            let decisions = decide(&order, ledger, &policy, now);
+            record(&order, &decisions, ledger, &policy, now);
+            decisions[0].verdict == Verdict::Close
+        };
+        assert!(take("1/tcp", &mut ledger, 24));
+        assert!(!take("2/tcp", &mut ledger, 0), "the clock was put right");
+        assert!(take("2/tcp", &mut ledger, 1));
     }
 
     #[test]

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use deadlight_shared::wire::{OrderMark, Report};
-use deadlight_shared::{Evidence, Finding, FindingId, FindingStatus, Name, Observation, Port, PortSet, PortState};
+use deadlight_shared::{Evidence, Finding, FindingId, FindingStatus, Observation, Port, PortSet, PortState};
 use jiff::Timestamp;
-use reqwest::{StatusCode, Url};
+use reqwest::StatusCode;
 
 use super::diff::saved::Saved;
 use super::scan::document::{Scanned, ScannedNode};
 use super::scan::{Output, Scan, write};
 use super::story::Story;
 use crate::assess::{Assessment, Expectation, assess};
-use crate::config::Config;
+use crate::config::{Config, Node};
 use crate::deliver;
 use crate::identify::{describe, tls};
 use crate::net::ResolveError;
@@ -66,17 +66,17 @@ pub fn printed(service: &str, reason: &str, config: &Config) -> Printed {
 }
 
 /// The lines about an agent's answer to an order with `mark` that names one port.
-pub fn answered(status: u16, body: &[u8], node: &Name, mark: OrderMark, agent: &Url) -> Vec<u8> {
+pub fn answered(status: u16, body: &[u8], node: &Node, mark: OrderMark) -> Vec<u8> {
     let Ok(status) = StatusCode::from_u16(status) else { return Vec::new() };
     let report = deliver::succeeded(status, body)
         .and_then(|()| deliver::read(body))
-        .and_then(|report: Report| deliver::accept(report, node, mark));
+        .and_then(|report: Report| deliver::accept(report, &node.name, mark));
     match report {
-        Err(error) => told(|story| story.no_report(node, agent, &error)),
+        Err(error) => told(|story| story.no_report(node, &error)),
         Ok(report) => {
             let findings = report.outcomes.iter().map(|outcome| Finding {
                 id: outcome.finding.clone(),
-                node: node.clone(),
+                node: node.name.clone(),
                 address: [198, 51, 100, 11].into(),
                 port: outcome.port,
                 protocol: outcome.protocol,

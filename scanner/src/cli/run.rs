@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use deadlight_shared::hint::{self, HintExt as _, Hinted};
 use deadlight_shared::wire::{Order, Report};
-use deadlight_shared::{Finding, Name, Port, PortSet};
+use deadlight_shared::{Name, Port};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,16 +18,15 @@ use super::check::{self, today};
 use super::scan::watched_sweep;
 use super::story::Story;
 use super::{Exit, Failure};
-use crate::assess::{Assessment, Expectation, assess};
-use crate::config::{Config, Node, TrustSource};
+use crate::config::{Config, TrustSource};
 use crate::deliver::{Agent, DeliverError};
 use crate::net;
 use crate::permits::Permits;
 use crate::probe::{Outcome, Payloads};
 use crate::pull::{Hub, Purpose};
-use crate::round::{self, Ending};
+use crate::round::{self, Ending, News, Turn};
 use crate::store::{Store, StoreError};
-use crate::sweep::{Limits, Method, Plan, PlannedNode, Sweep, rescan};
+use crate::sweep::{Limits, Sweep, rescan};
 use crate::upkeep;
 
 /// How often certificates are looked after between rounds.
@@ -66,7 +65,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         .hint("[pull] listen must be an address of this host that nobody else listens on; `ss -lntp` shows who does")?;
     let agents = agents(&config, hub.as_ref())?;
     let payloads = check::payloads(config.payloads.as_deref())?;
-    let mut scanner = Scanner { config, hub, agents, told: 0, store, payloads, story: Story(anstream::stdout()) };
+    let mut scanner = Scanner { config, hub, agents, told: 0, store, payloads };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
         match arguments.once {
@@ -96,7 +95,6 @@ struct Scanner {
     told: u64,
     store: Store,
     payloads: Payloads,
-    story: Story<anstream::Stdout>,
 }
 
 impl Scanner {
@@ -147,128 +145,101 @@ impl Scanner {
 
     async fn round(&mut self) -> Result<Ending, Failure> {
         self.keep_certificates().await;
+        let Self { config, agents, store, payloads, .. } = self;
+        let mut story = Story(anstream::stdout());
+        let mut tell = |news: News<'_>| story.tell(config, &news);
         let today = today(Timestamp::now());
-        for warning in self.config.expired(today) {
+        for warning in config.expired(today) {
             tracing::warn!("{warning}");
         }
-        let expectations = self.config.expectations(today);
-        let mut sweep =
-            watched_sweep(&plan(&self.config, &expectations, self.store.findings(), &self.payloads)).await?;
-        self.hear_controls(&mut sweep).await;
-        let known = self.store.findings().to_vec();
-        let mut assessment = assess(&sweep, &expectations, known);
-        self.store.keep(assessment.findings.clone())?;
-        self.story.sweep(&self.config, &sweep, &assessment);
+        let plan = round::plan(config, &config.expectations(today), store.findings(), payloads);
+        let mut sweep = watched_sweep(&plan).await?;
+        hear_controls(config, &mut sweep).await;
+        let mut turn = Turn::begin(config, today, sweep, store, &mut tell);
 
-        let reports = self.order(&sweep, &mut assessment, today).await?;
-        let ordered = reports.keys().cloned().collect();
-        let rescans = round::rescans(&self.config, &expectations, &assessment, &ordered);
-        self.story.rescan(&rescans);
-        let Config { rate, rate_per_node, .. } = self.config;
-        let limits = Limits { rate, rate_per_node, in_flight: net::in_flight_limit() };
-        let checked = rescan(&rescans, limits, &self.payloads).await;
-        round::take_proofs(&mut assessment, &checked, Timestamp::now());
-        self.store.keep(assessment.findings.clone())?;
-        let dropped = self.dropped_since(&reports).await;
-        self.story.proofs(&checked, &dropped);
+        let permits = permits(config, today);
+        let answers = deliver(agents, turn.orders(config, &permits, store, Timestamp::now())).await;
+        if answers.values().flat_map(|answer| answer.as_ref().err()).any(DeliverError::is_untimely) {
+            store.begin_epoch(Timestamp::now());
+        }
+        let reports: Vec<Report> = answers.values().flatten().cloned().collect();
+        turn.answered(config, answers, store, &mut tell);
+        if let Some(TrustSource::Pki(pki)) = &config.trust {
+            upkeep::remember_held(pki, agents, Timestamp::now())?;
+        }
 
-        let ending = round::ending(&self.config, &sweep, &assessment);
-        self.story.ending(&ending);
+        let limits =
+            Limits { rate: config.rate, rate_per_node: config.rate_per_node, in_flight: net::in_flight_limit() };
+        let checked = rescan(&turn.looks(config, &mut tell), limits, payloads).await;
+        turn.looked(&checked, store, Timestamp::now(), &mut tell);
+        tell(News::Looked { checked: &checked, dropped: &dropped_since(agents, &reports).await });
+        let ending = turn.end(config, &mut tell);
+        store.saved()?;
         Ok(ending)
-    }
-
-    /// Asks each control port once more after the sweep. An address whose control port does not answer
-    /// counts as not heard: whoever keeps us out now may have done so all along.
-    async fn hear_controls(&self, sweep: &mut Sweep) {
-        for node in &self.config.nodes {
-            let Some(control) = node.control_port() else { continue };
-            for address in &node.addresses {
-                let mut answered = false;
-                for _ in 0..CONTROL_ATTEMPTS {
-                    let asked = net::ask(*address, control, &[], CONTROL_LIMIT).await;
-                    answered |= matches!(asked.outcome, Outcome::Answered { .. });
-                    if answered {
-                        break;
-                    }
-                }
-                if !answered {
-                    sweep.heard.remove(address);
-                }
-            }
-        }
-    }
-
-    /// Packets that each guard dropped for each port since its report. Shown beside a proof, never part of it.
-    async fn dropped_since(&self, reports: &BTreeMap<Name, Report>) -> BTreeMap<(Name, Port), u64> {
-        let mut grown = BTreeMap::new();
-        for (node, report) in reports.iter().filter(|(_, report)| !report.outcomes.is_empty()) {
-            match self.agents[node].status().await {
-                Ok(status) => grown.extend(round::dropped_since(report, &status)),
-                Err(error) => tracing::warn!(%node, "{}", hint::line(&error)),
-            }
-        }
-        grown
-    }
-
-    /// The signed allowlist, read each time: what was signed meanwhile goes with the next order. Without it,
-    /// what agents were sent before holds there.
-    fn permits(&self, today: Date) -> Permits {
-        let permits = allowlist::load(&self.config.signed).unwrap_or_else(|error| {
-            tracing::warn!("{}", hint::line(error.as_ref()));
-            None
-        });
-        for difference in permits.iter().flat_map(|permits| allowlist::unsigned(&self.config, permits, today)) {
-            tracing::warn!("{difference}");
-        }
-        permits.unwrap_or_default()
-    }
-
-    /// Sends every agent its order; the reports of those that have taken it.
-    async fn order(
-        &mut self,
-        sweep: &Sweep,
-        assessment: &mut Assessment,
-        today: Date,
-    ) -> Result<BTreeMap<Name, Report>, Failure> {
-        let permits = self.permits(today);
-        let mut sending = JoinSet::new();
-        for node in &self.config.nodes {
-            let Some(agent) = self.agents.get(&node.name).cloned() else { continue };
-            let (mark, allow) = (self.store.next_mark()?, self.config.allowlist.ports_of(node.subject(), today));
-            let findings = &assessment.findings;
-            let (scanner, now) = (&self.config.vantage, Timestamp::now());
-            let permit = permits.of(&node.name).cloned();
-            let order = Order { permit, ..round::order_for(scanner, node, mark, sweep, findings, allow, now) };
-            sending.spawn(deliver(agent, order));
-        }
-        let mut answers = BTreeMap::new();
-        while let Some(joined) = sending.join_next().await {
-            let (node, answer) = joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-            answers.insert(node, answer);
-        }
-        let mut reports = BTreeMap::new();
-        for node in &self.config.nodes {
-            match answers.remove(&node.name) {
-                None => {}
-                Some(Err(error)) => self.story.no_report(&node.name, &self.agents[&node.name], &error),
-                Some(Ok(report)) => {
-                    self.story.report(&report, assessment);
-                    round::take_report(assessment, &report);
-                    reports.insert(node.name.clone(), report);
-                }
-            }
-        }
-        self.store.keep(assessment.findings.clone())?;
-        if let Some(TrustSource::Pki(pki)) = &self.config.trust {
-            upkeep::remember_held(pki, &self.agents, Timestamp::now())?;
-        }
-        Ok(reports)
     }
 }
 
-async fn deliver(agent: Agent, order: Order) -> (Name, Result<Report, DeliverError>) {
-    let report = agent.deliver(&order).await;
-    (order.node, report)
+/// Asks each control port once more after the sweep. An address whose control port does not answer
+/// counts as not heard: whoever keeps us out now may have done so all along.
+async fn hear_controls(config: &Config, sweep: &mut Sweep) {
+    for node in &config.nodes {
+        let Some(control) = node.control_port() else { continue };
+        for address in &node.addresses {
+            let mut answered = false;
+            for _ in 0..CONTROL_ATTEMPTS {
+                let asked = net::ask(*address, control, &[], CONTROL_LIMIT).await;
+                answered |= matches!(asked.outcome, Outcome::Answered { .. });
+                if answered {
+                    break;
+                }
+            }
+            if !answered {
+                sweep.heard.remove(address);
+            }
+        }
+    }
+}
+
+/// The signed allowlist, read each time: what was signed meanwhile goes with the next order. Without it,
+/// what agents were sent before holds there.
+fn permits(config: &Config, today: Date) -> Permits {
+    let permits = allowlist::load(&config.signed).unwrap_or_else(|error| {
+        tracing::warn!("{}", hint::line(error.as_ref()));
+        None
+    });
+    for difference in permits.iter().flat_map(|permits| allowlist::unsigned(config, permits, today)) {
+        tracing::warn!("{difference}");
+    }
+    permits.unwrap_or_default()
+}
+
+/// Sends each order to its agent; what came of it.
+async fn deliver(agents: &BTreeMap<Name, Agent>, orders: Vec<Order>) -> BTreeMap<Name, Result<Report, DeliverError>> {
+    let mut sending = JoinSet::new();
+    for order in orders {
+        let Some(agent) = agents.get(&order.node).cloned() else { continue };
+        sending.spawn(async move {
+            let answer = agent.deliver(&order).await;
+            (order.node, answer)
+        });
+    }
+    let mut answers = BTreeMap::new();
+    while let Some(joined) = sending.join_next().await {
+        answers.extend([joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))]);
+    }
+    answers
+}
+
+/// Packets that each guard dropped for each port since its report. Shown beside a proof, never part of it.
+async fn dropped_since(agents: &BTreeMap<Name, Agent>, reports: &[Report]) -> BTreeMap<(Name, Port), u64> {
+    let mut grown = BTreeMap::new();
+    for report in reports.iter().filter(|report| !report.outcomes.is_empty()) {
+        match agents[&report.node].status().await {
+            Ok(status) => grown.extend(round::dropped_since(report, &status)),
+            Err(error) => tracing::warn!(node = %report.node, "{}", hint::line(&error)),
+        }
+    }
+    grown
 }
 
 /// The way to every agent, by the certificate that we have now.
@@ -286,28 +257,6 @@ fn agents(config: &Config, hub: Option<&Hub>) -> Result<BTreeMap<Name, Agent>, F
         Purpose::Work,
         Timestamp::now(),
     )?)
-}
-
-/// What to sweep: the configured ports, the node's own, and everything that has a finding.
-fn plan(config: &Config, expectations: &[Expectation], known: &[Finding], payloads: &Payloads) -> Plan {
-    let planned = |(node, expected): (&Node, &Expectation)| {
-        let mut watched: PortSet =
-            known.iter().filter(|finding| finding.node == node.name).map(Finding::port).collect();
-        watched.extend(&node.own_ports());
-        let mut ports = config.ports.clone();
-        ports.extend(&watched);
-        watched.extend(&expected.ports);
-        PlannedNode { name: node.name.clone(), addresses: node.addresses.clone(), ports, watched }
-    };
-    Plan {
-        nodes: config.nodes.iter().zip(expectations).map(planned).collect(),
-        method: Method::Auto,
-        rate: config.rate,
-        rate_per_node: config.rate_per_node,
-        identify: config.identify,
-        payloads: payloads.clone(),
-        known: BTreeMap::new(),
-    }
 }
 
 fn exit(ending: &Ending) -> Exit {

@@ -1,6 +1,7 @@
 //! What a round did, line by line, for a person who watches it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::fmt;
 use std::io::Write;
 
@@ -11,10 +12,9 @@ use deadlight_shared::{Finding, FindingStatus, Name, Observation, Port, PortSet,
 
 use super::{counted, written};
 use crate::assess::Assessment;
-use crate::config::Config;
-use crate::deliver::DeliverError;
+use crate::config::{Config, Node};
 use crate::prove::Verdict;
-use crate::round::Ending;
+use crate::round::{Contradiction, Ending, News};
 use crate::sweep::{Checked, Rescan, Sweep};
 
 const ALARM: Style = AnsiColor::Red.on_default().bold();
@@ -30,6 +30,22 @@ const SHOWN: usize = 300;
 pub(super) struct Story<W>(pub(super) W);
 
 impl<W: Write> Story<W> {
+    pub(super) fn tell(&mut self, config: &Config, news: &News<'_>) {
+        match *news {
+            News::Swept { sweep, assessment } => self.sweep(config, sweep, assessment),
+            News::Unanswered { node, error } => self.no_report(node, error),
+            News::Answered { report, before } => self.report(report, before),
+            News::Looking(rescans) => self.rescan(rescans),
+            News::Contradicted(Contradiction { node, address, port }) => self.line(
+                ALARM,
+                "CONTRADICTION",
+                format_args!("agent of {node} says {port} is closed, the network says open: it answered at {address}"),
+            ),
+            News::Looked { checked, dropped } => self.proofs(checked, dropped),
+            News::Ended(ending) => self.ending(ending),
+        }
+    }
+
     pub(super) fn sweep(&mut self, config: &Config, sweep: &Sweep, assessment: &Assessment) {
         let (nodes, seconds) = (counted(config.nodes.len(), "node"), sweep.duration.as_secs_f64());
         let (vantage, tally, targets) = (&config.vantage, sweep.tally, sweep.tally.targets);
@@ -83,10 +99,11 @@ impl<W: Write> Story<W> {
         }
     }
 
-    pub(super) fn no_report(&mut self, node: &Name, agent: &impl fmt::Display, error: &DeliverError) {
+    pub(super) fn no_report(&mut self, node: &Node, error: &(dyn Error + 'static)) {
         let chain = deadlight_shared::hint::render(error);
         let reason = printable(chain.trim_start_matches("error: "), 2 * SHOWN);
-        self.line(ALARM, "AGENT", format_args!("{node} ({agent}): no report, its findings stay open: {reason}"));
+        let way = node.agent.as_ref().map(|way| format!(" ({way})")).unwrap_or_default();
+        self.line(ALARM, "AGENT", format_args!("{}{way}: no report, its findings stay open: {reason}", node.name));
     }
 
     /// The agent's answer to what is open now, or was not proven closed before.
@@ -171,7 +188,7 @@ impl<W: Write> Story<W> {
     }
 
     fn line(&mut self, style: Style, word: &str, text: fmt::Arguments<'_>) {
-        if let Err(error) = written(writeln!(self.0, "{style}{word:<9}{style:#}{text}")) {
+        if let Err(error) = written(writeln!(self.0, "{style}{word:<8}{style:#} {text}")) {
             tracing::warn!(%error, "failed to tell the story");
         }
     }

@@ -3,6 +3,7 @@
 mod file;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -94,6 +95,15 @@ pub enum Way {
     Push(Url),
     /// It calls us.
     Pull,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Push(url) => url.fmt(f),
+            Self::Pull => f.write_str("by its call"),
+        }
+    }
 }
 
 /// Why a configuration is refused.

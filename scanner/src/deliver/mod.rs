@@ -2,7 +2,6 @@
 
 mod enrol;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -112,6 +111,13 @@ pub enum DeliverError {
         /// The mark that the agent holds.
         theirs: OrderMark,
     },
+}
+
+impl DeliverError {
+    /// Whether the agent says that it has a later order, or that the times do not fit.
+    pub fn is_untimely(&self) -> bool {
+        matches!(self, Self::Outdated { .. } | Self::Said { status: StatusCode::CONFLICT, .. })
+    }
 }
 
 impl Agent {
@@ -233,23 +239,13 @@ pub(crate) fn succeeded(status: StatusCode, body: &[u8]) -> Result<(), DeliverEr
 }
 
 /// `report`, if it is of `node` and answers our order.
-pub(crate) fn accept(report: Report, node: &Name, ours: OrderMark) -> Result<Report, DeliverError> {
+pub fn accept(report: Report, node: &Name, ours: OrderMark) -> Result<Report, DeliverError> {
     if report.schema != Report::SCHEMA || report.node != *node {
         return Err(DeliverError::Foreign { schema: report.schema, node: report.node });
     }
     match report.order == ours {
         true => Ok(report),
         false => Err(DeliverError::Outdated { ours, theirs: report.order }),
-    }
-}
-
-/// Where the agent is.
-impl fmt::Display for Agent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.way {
-            Way::Push { url, .. } => url.fmt(f),
-            Way::Pull { .. } => f.write_str("by its call"),
-        }
     }
 }
 

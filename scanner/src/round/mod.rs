@@ -1,11 +1,17 @@
 //! One turn of the loop, as decisions: who is ordered what, what a report changes, what has to be
 //! proven, and how it ended. Pure: no socket, no clock.
 
+mod news;
 mod order;
+mod plan;
 mod result;
+mod turn;
 
+pub use news::{Contradiction, News};
 pub use order::order_for;
+pub use plan::plan;
 pub use result::{Ending, ending};
+pub use turn::Turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -77,14 +83,19 @@ pub fn rescans(
 }
 
 /// Takes over what the rescan showed. A port that is still open although its agent closed it has
-/// failed; one that nobody knew is a new finding.
-pub fn take_proofs(assessment: &mut Assessment, checked: &[Checked], now: Timestamp) {
+/// failed, and contradicts the agent; one that nobody knew is a new finding.
+pub fn take_proofs(assessment: &mut Assessment, checked: &[Checked], now: Timestamp) -> Vec<Contradiction> {
+    let mut contradictions = Vec::new();
     for Checked { node, address, port, verdict } in checked {
         let id = FindingId::of(node, *address, *port);
         let known = assessment.findings.iter_mut().find(|finding| finding.id == id);
         match (verdict, known) {
             (Verdict::Closed(_), Some(finding)) => finding.status = FindingStatus::Resolved,
             (Verdict::StillOpen, Some(finding)) => {
+                if finding.status == FindingStatus::Enforced {
+                    let (node, address, port) = (node.clone(), *address, *port);
+                    contradictions.push(Contradiction { node, address, port });
+                }
                 finding.status = FindingStatus::Failed;
                 assessment.exposed.insert(id);
             }
@@ -95,6 +106,7 @@ pub fn take_proofs(assessment: &mut Assessment, checked: &[Checked], now: Timest
             (Verdict::Closed(_), None) | (Verdict::Unproven(_), _) => {}
         }
     }
+    contradictions
 }
 
 /// Closed by the agent, or gone by itself, and not shown to be closed yet.
@@ -209,6 +221,25 @@ mod tests {
         take_report(&mut assessment, &report);
         let statuses: Vec<_> = assessment.findings.iter().map(|finding| finding.status.as_str()).collect();
         assert_eq!(statuses, ["enforced", "resolved", "open", "open"]);
+    }
+
+    #[test]
+    fn what_answers_although_its_agent_closed_it_is_a_contradiction() {
+        for (said, contradicts) in [
+            (FindingStatus::Enforced, true),
+            (FindingStatus::Open, false),
+            (FindingStatus::Reported, false),
+            (FindingStatus::Failed, false),
+        ] {
+            let mut assessment = assessment(vec![finding("n1", V4, "8080/tcp", said)]);
+            let (node, address, port): (Name, IpAddr, Port) =
+                ("n1".parse().unwrap(), V4.parse().unwrap(), "8080/tcp".parse().unwrap());
+            let checked = Checked { node: node.clone(), address, port, verdict: Verdict::StillOpen };
+            let found = take_proofs(&mut assessment, &[checked], Timestamp::UNIX_EPOCH);
+            let expected = contradicts.then_some(Contradiction { node, address, port });
+            assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{said}");
+            assert_eq!(assessment.findings[0].status, FindingStatus::Failed);
+        }
     }
 
     #[test]

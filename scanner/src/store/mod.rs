@@ -1,5 +1,6 @@
 //! What a scanner remembers between sweeps: one JSON file, replaced whole.
 
+use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,28 @@ use serde::{Deserialize, Serialize};
 
 const SCHEMA: &str = "deadlight.state/v1";
 
-/// The state file, and what is in it.
+/// The state, and the disk that it is on. Where that cannot be written, the state in memory goes on without.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
+    disk: Box<dyn Disk>,
     state: State,
+    unsaved: Option<StoreError>,
+}
+
+/// Where the state lies.
+pub trait Disk: fmt::Debug + Send {
+    /// All of it, if there is any.
+    fn read(&self) -> io::Result<Option<Vec<u8>>>;
+
+    /// Replaces it, whole or not at all.
+    fn replace(&self, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// A file, for one scanner at a time.
+#[derive(Debug)]
+struct OneFile {
+    path: PathBuf,
     /// Held as long as the store lives.
     _lock: Option<File>,
 }
@@ -74,28 +92,35 @@ struct State {
 }
 
 impl Store {
-    /// Reads the state from `path` and begins a new epoch: `now` in seconds, higher than every epoch
-    /// before, also than those that a restored file has forgotten.
+    /// The state in the file at `path`, as [`on`](Self::on) has it.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
+        let disk = OneFile { path: path.to_owned(), _lock: lock(path)? };
+        Self::on(Box::new(disk), path, now)
+    }
+
+    /// Reads the state from `disk`, which `path` names, and begins a new epoch: `now` in seconds, higher than
+    /// every epoch before, also than those that a restored file has forgotten.
+    pub fn on(disk: Box<dyn Disk>, path: &Path, now: Timestamp) -> Result<Self, StoreError> {
         let path = path.to_owned();
-        let lock = lock(&path)?;
-        let epoch = u64::try_from(now.as_second()).unwrap_or(0);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let state = State { schema: SCHEMA.to_owned(), epoch, sequence: 0, findings: Vec::new() };
-                return Ok(Self { path, state, _lock: lock });
-            }
+        let state = match disk.read() {
+            Ok(None) => State { schema: SCHEMA.to_owned(), epoch: 0, sequence: 0, findings: Vec::new() },
             Err(source) => return Err(StoreError::Read { path, source }),
+            Ok(Some(bytes)) => match serde_json::from_slice::<State>(&bytes) {
+                Ok(state) if state.schema == SCHEMA => state,
+                Ok(_) => return Err(StoreError::Schema { path }),
+                Err(source) => return Err(StoreError::Damaged { path, source }),
+            },
         };
-        match serde_json::from_slice::<State>(&bytes) {
-            Ok(state) if state.schema == SCHEMA => {
-                let epoch = epoch.max(state.epoch + 1);
-                Ok(Self { path, state: State { epoch, sequence: 0, ..state }, _lock: lock })
-            }
-            Ok(_) => Err(StoreError::Schema { path }),
-            Err(source) => Err(StoreError::Damaged { path, source }),
-        }
+        let mut store = Self { path, disk, state, unsaved: None };
+        store.begin_epoch(now);
+        Ok(store)
+    }
+
+    /// Begins a new epoch in memory. Also where an agent has a later order than ours: the clock by which this
+    /// epoch began may have been put right since.
+    pub fn begin_epoch(&mut self, now: Timestamp) {
+        let now = u64::try_from(now.as_second()).unwrap_or(0);
+        (self.state.epoch, self.state.sequence) = (now.max(self.state.epoch.saturating_add(1)), 0);
     }
 
     /// The findings of all sweeps so far.
@@ -104,24 +129,45 @@ impl Store {
     }
 
     /// Replaces the findings, on disk as well.
-    pub fn keep(&mut self, findings: Vec<Finding>) -> Result<(), StoreError> {
+    pub fn keep(&mut self, findings: Vec<Finding>) {
         self.state.findings = findings;
-        self.save()
+        self.save();
     }
 
-    /// The mark of the next order. It is on disk before it is handed out, so that a crash never
-    /// gives two orders the same one.
-    pub fn next_mark(&mut self) -> Result<OrderMark, StoreError> {
+    /// The mark of the next order. It is on disk before it is handed out, so that a crash never gives two
+    /// orders the same one; where the disk cannot be written, the next epoch begins at a later second.
+    pub fn next_mark(&mut self) -> OrderMark {
         self.state.sequence += 1;
-        self.save()?;
-        Ok(OrderMark { epoch: self.state.epoch, sequence: self.state.sequence })
+        self.save();
+        OrderMark { epoch: self.state.epoch, sequence: self.state.sequence }
     }
 
-    fn save(&self) -> Result<(), StoreError> {
-        let write = |source| StoreError::Write { path: self.path.clone(), source };
-        let mut bytes = serde_json::to_vec_pretty(&self.state).map_err(|error| write(error.into()))?;
-        bytes.push(b'\n');
-        file::replace(&self.path, &bytes, 0o600).map_err(write)
+    /// Whether the last change is on disk; if not, why. Asked once after each round.
+    pub fn saved(&mut self) -> Result<(), StoreError> {
+        self.unsaved.take().map_or(Ok(()), Err)
+    }
+
+    fn save(&mut self) {
+        let bytes = serde_json::to_vec_pretty(&self.state).map_err(io::Error::from);
+        let written = bytes.and_then(|mut bytes| {
+            bytes.push(b'\n');
+            self.disk.replace(&bytes)
+        });
+        self.unsaved = written.err().map(|source| StoreError::Write { path: self.path.clone(), source });
+    }
+}
+
+impl Disk for OneFile {
+    fn read(&self) -> io::Result<Option<Vec<u8>>> {
+        match std::fs::read(&self.path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
+        file::replace(&self.path, bytes, 0o600)
     }
 }
 
@@ -149,19 +195,22 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
         let mut store = Store::open(&path, at(1_000)).unwrap();
-        assert_eq!(store.next_mark().unwrap(), OrderMark { epoch: 1_000, sequence: 1 });
+        assert_eq!(store.next_mark(), OrderMark { epoch: 1_000, sequence: 1 });
         let (node, address, port) = ("n1".parse().unwrap(), "192.0.2.1".parse().unwrap(), "8080/tcp".parse().unwrap());
         let id = FindingId::of(&node, address, port);
         let finding = crate::assess::first_seen(&id, node, address, port, at(1_001));
-        store.keep(vec![finding.clone()]).unwrap();
+        store.keep(vec![finding.clone()]);
+        store.saved().unwrap();
         assert!(matches!(Store::open(&path, at(2_000)), Err(StoreError::Busy { .. })));
         drop(store);
         let mut store = Store::open(&path, at(2_000)).unwrap();
         assert_eq!(store.findings(), [finding]);
-        assert_eq!(store.next_mark().unwrap(), OrderMark { epoch: 2_000, sequence: 1 });
+        assert_eq!(store.next_mark(), OrderMark { epoch: 2_000, sequence: 1 });
         drop(store);
         let mut store = Store::open(&path, at(5)).unwrap();
-        assert_eq!(store.next_mark().unwrap(), OrderMark { epoch: 2_001, sequence: 1 }, "a clock that went back");
+        assert_eq!(store.next_mark(), OrderMark { epoch: 2_001, sequence: 1 }, "a clock that went back");
+        store.begin_epoch(at(3_000));
+        assert_eq!(store.next_mark(), OrderMark { epoch: 3_000, sequence: 1 }, "a clock that was put right");
     }
 
     #[test]
@@ -186,7 +235,8 @@ mod tests {
     #[test]
     fn a_directory_that_cannot_be_written_is_named() {
         let mut store = Store::open(Path::new("/nonexistent/state.json"), at(1)).unwrap();
-        let error = store.next_mark().unwrap_err().to_string();
+        assert_eq!(store.next_mark(), OrderMark { epoch: 1, sequence: 1 }, "orders go on");
+        let error = store.saved().unwrap_err().to_string();
         assert_eq!(error, "failed to write the state file /nonexistent/state.json");
     }
 }

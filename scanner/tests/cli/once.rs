@@ -97,7 +97,9 @@ fn what_the_agent_closes_is_proven_closed_and_stays_so() {
 fn the_agents_word_is_no_proof() {
     let (deployment, ended) = once("n1", |order, _| good(&report(&order, OutcomeStatus::Enforced)));
     let ended = ended.expect(1, &[]);
-    in_order(&ended.stdout, &["enforced", "NO PROOF", "is still open: it answered", "1 still open"]);
+    let contradiction = "is closed, the network says open: it answered at 127.0.0.1";
+    let wanted = ["enforced", "CONTRADICTION agent of n1 says ", contradiction, "NO PROOF", "1 still open"];
+    in_order(&ended.stdout, &wanted);
     let state = std::fs::read_to_string(deployment.path("state.json")).unwrap();
     assert!(state.contains("\"failed\""), "{state}");
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use deadlight_scanner::cli::fuzzing::{self, Printed};
-use deadlight_scanner::config::{Config, TEMPLATE, Way};
+use deadlight_scanner::config::{Config, TEMPLATE};
 use deadlight_shared::wire::OrderMark;
 use jiff::civil::date;
 use quick_xml::Reader;
@@ -31,8 +31,7 @@ pub fn agent_answer(bytes: &[u8]) {
     let status = STATUSES[usize::from(*first) % STATUSES.len()];
     let node = &CONFIG.nodes[0];
     let mark = OrderMark { epoch: 3, sequence: 17 };
-    let Some(Way::Push(agent)) = &node.agent else { unreachable!("the template's node has an agent that listens") };
-    let said = String::from_utf8(fuzzing::answered(status, body, &node.name, mark, agent)).unwrap();
+    let said = String::from_utf8(fuzzing::answered(status, body, node, mark)).unwrap();
     assert_lines(&said);
     assert!(said.lines().all(|line| line.len() <= LONGEST), "{said:?}");
 }
