@@ -2,7 +2,7 @@
 # network namespaces are: demo, test, test-swarm, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm bench tls-audit fuzz fuzz-corpus cargo-fuzz lint build install
+.PHONY: demo test test-swarm bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz lint build install
 
 demo: install build
 	target/debug/deadlight-demo
@@ -26,6 +26,11 @@ tls-audit: install build
 		python3 -m ensurepip --version >/dev/null 2>&1 || apt-get install -y --no-install-recommends python3-venv; \
 		python3 -m venv target/sslyze && target/sslyze/bin/pip install --quiet sslyze; }
 	SSLYZE=$(CURDIR)/target/sslyze/bin/sslyze target/debug/deadlight-bench audit
+
+# The whole pair under simulated time, SEEDS courses of trouble; `make test` plays 300.
+simulate: SEEDS ?= 10000
+simulate:
+	SEEDS=$(SEEDS) cargo test -p deadlight-tests --test simulation --locked -- --nocapture whatever
 
 # MINUTES on each of TARGETS, or RUNS of it. An input that takes 100 ms of a core, or 16 MiB at once, is a finding. The
 # flags of the fuzzer are for nightly compilers only. What reaches new code goes to tests/fuzz/found;
