@@ -13,6 +13,7 @@ use jiff::civil::Date;
 use super::allowlist::{self, SIGN};
 use super::{Exit, Failure, print};
 use crate::config::{Config, TrustSource};
+use crate::pki::Registry;
 use crate::probe::Payloads;
 
 /// Where the configuration is.
@@ -27,6 +28,7 @@ pub(super) fn run(file: ConfigFile) -> Result<Exit, Failure> {
     let today = today(Timestamp::now());
     let config = load(&file.config, today)?;
     credentials(&config)?;
+    registry(&config)?;
     payloads(config.payloads.as_deref())?;
     let addresses: usize = config.nodes.iter().map(|node| node.addresses.len()).sum();
     let mut text = format!(
@@ -64,6 +66,16 @@ pub(super) fn payloads(path: Option<&Path>) -> Result<Payloads, Failure> {
     let Some(path) = path else { return Ok(builtin) };
     let own = config::load(path).hint("an entry: [[payload]] name = \"dns\" ports = \"53\" hex = \"444c 0100 …\"")?;
     Ok(builtin.extended_by(&own))
+}
+
+/// Who is enrolled and who is revoked; `None` without a CA of our own, and before its first change.
+pub(super) fn registry(config: &Config) -> Result<Option<Registry>, Failure> {
+    match &config.trust {
+        Some(TrustSource::Pki(pki)) => {
+            Ok(pki.read().hint("restore it from a backup: it alone says who is enrolled and who is revoked")?)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Our certificate, which must be a scanner's and carry the name of this vantage point; `None`

@@ -46,9 +46,12 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         )?);
     };
     let now = Timestamp::now();
+    check::registry(&config)?;
     // The node will know us by the CA that signs now.
-    pki.renew_own(&config.vantage, now)
-        .hint(format!("deadlight-scanner pki issue-scanner {} --dir DIR", config.vantage))?;
+    pki.renew_own(&config.vantage, now).hint(format!(
+        "the CA's directory needs ca.key, ca.crt and what `deadlight-scanner pki issue-scanner {} --dir DIR` writes",
+        config.vantage
+    ))?;
     let Some(credentials) = check::credentials(&config)? else { return Ok(Exit::Error) };
     // The node would refuse it, and the line would be spent.
     pki.operator_key()

@@ -165,7 +165,10 @@ impl Scanner {
         let reports: Vec<Report> = answers.values().flatten().cloned().collect();
         turn.answered(config, answers, store, &mut tell);
         if let Some(TrustSource::Pki(pki)) = &config.trust {
-            upkeep::remember_held(pki, agents, Timestamp::now())?;
+            // Told again with the next order; the proof must not wait for a disk.
+            if let Err(error) = upkeep::remember_held(pki, agents, Timestamp::now()) {
+                tracing::error!("{}", hint::line(&error));
+            }
         }
 
         let limits =
@@ -245,14 +248,10 @@ async fn dropped_since(agents: &BTreeMap<Name, Agent>, reports: &[Report]) -> BT
 /// The way to every agent, by the certificate that we have now.
 fn agents(config: &Config, hub: Option<&Hub>) -> Result<BTreeMap<Name, Agent>, Failure> {
     let Some(credentials) = check::credentials(config)? else { return Ok(BTreeMap::new()) };
-    let registry = match &config.trust {
-        Some(TrustSource::Pki(pki)) => pki.read()?,
-        _ => None,
-    };
     Ok(upkeep::agents(
         upkeep::with_agent(config),
         &credentials,
-        registry.as_ref(),
+        check::registry(config)?.as_ref(),
         hub,
         Purpose::Work,
         Timestamp::now(),

@@ -113,6 +113,21 @@ fn the_pki_overwrites_nothing() {
 }
 
 #[test]
+fn a_damaged_registry_is_refused_and_stays() {
+    let deployment = Deployment::new(&["n1"]);
+    deployment.write(
+        "[vantage]\nid = \"office-a\"\n[pki]\ndirectory = \".\"\n\
+         [[node]]\nname = \"n1\"\naddresses = [\"127.0.0.1\"]\nagent = \"https://127.0.0.1:7443\"\n",
+    );
+    std::fs::write(deployment.path("registry.json"), "{").unwrap();
+    let before = contents(&deployment.path(""));
+    for words in [["check-config"].as_slice(), &["run", "--once"], &["enroll", "n1"]] {
+        deployment.run(words).expect(2, &["registry.json is damaged", "hint: restore it from a backup"]);
+    }
+    assert_eq!(contents(&deployment.path("")), before);
+}
+
+#[test]
 fn a_damaged_state_is_refused_and_stays() {
     let deployment = Deployment::new(&[]);
     deployment.configure(&[1], "");

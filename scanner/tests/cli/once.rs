@@ -94,6 +94,24 @@ fn what_the_agent_closes_is_proven_closed_and_stays_so() {
 }
 
 #[test]
+fn a_ca_that_goes_away_keeps_no_proof_waiting() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let open = listener.local_addr().unwrap().port();
+    let deployment = Deployment::new(&["n1"]);
+    let (key, mut listener) = (deployment.path("ca.key"), Some(listener));
+    let agent = fake_agent::start(&deployment, "n1", move |order| {
+        drop(listener.take());
+        std::fs::remove_file(&key).unwrap();
+        good(&report(&order, OutcomeStatus::Enforced))
+    });
+    let config = deployment.configure(&[open], &format!("agent = \"https://127.0.0.1:{agent}\""));
+    let text = std::fs::read_to_string(config).unwrap();
+    deployment.write(&format!("{}[pki]\ndirectory = \".\"\n", text.split_once("[tls]").unwrap().0));
+    let ended = deployment.run(&["run", "--once"]).expect(0, &["failed to read", "ca.key"]);
+    in_order(&ended.stdout, &["enforced", "PROOF ", "1 proven closed"]);
+}
+
+#[test]
 fn the_agents_word_is_no_proof() {
     let (deployment, ended) = once("n1", |order, _| good(&report(&order, OutcomeStatus::Enforced)));
     let ended = ended.expect(1, &[]);
