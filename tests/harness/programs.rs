@@ -155,7 +155,10 @@ impl Drop for Running {
 
 /// `deadlight-agent` inside `node`, its arguments still to be added.
 pub fn agent(node: &Netns) -> Result<Command> {
-    Ok(node.command(built("deadlight-agent")?))
+    let mut agent = node.command(built("deadlight-agent")?);
+    // As in its unit.
+    agent.env("MALLOC_ARENA_MAX", "1");
+    Ok(agent)
 }
 
 /// `deadlight-scanner` inside `vantage`, its arguments still to be added.

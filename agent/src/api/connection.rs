@@ -1,6 +1,7 @@
 //! One connection from its handshake to its end, each step with a deadline.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt as _;
 
 use super::slots::Slot;
+use super::stranger::Stranger;
 
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Header and body: whoever writes slowly is gone 9 seconds after the connection began.
@@ -95,16 +98,25 @@ impl ReadBy {
 
 /// The handshake, and what the peer then asks. Before the handshake has shown a certificate, nothing is read as HTTP.
 pub(super) async fn serve(stream: TcpStream, address: SocketAddr, tls: Arc<ServerConfig>, router: Router, slot: Slot) {
-    let stream = match timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls).accept(stream)).await {
+    let mut stream = match timeout(HANDSHAKE_LIMIT, handshake(stream, tls)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(%address, "TLS handshake took too long"),
     };
-    if let Some(peer) = Peer::of(stream.get_ref().1, address)
-        && slot.prove(&peer.identity)
-    {
+    let Some(peer) = Peer::of(stream.get_ref().1, address) else { return };
+    if let Err(error) = stream.get_mut().0.trust() {
+        return tracing::debug!(%address, %error, "connection ended early");
+    }
+    if slot.prove(&peer.identity) {
         answer(stream, peer, router).await;
     }
+}
+
+async fn handshake(stream: TcpStream, tls: Arc<ServerConfig>) -> io::Result<TlsStream<Stranger>> {
+    let stream = Stranger::new(stream)?;
+    // TLS takes memory, and who says nothing gets none.
+    stream.spoken().await?;
+    TlsAcceptor::from(tls).accept(stream).await
 }
 
 /// Answers one request of `peer`.

@@ -4,7 +4,9 @@
 //! who they are, have slots of their own. Where slots are taken the oldest goes, never the newest: a real handshake
 //! is over after one round trip, and who stands longer is waiting for something else.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use deadlight_shared::Identity;
@@ -18,7 +20,8 @@ struct Room {
     each: usize,
 }
 
-const STRANGERS: Room = Room { slots: 256, each: 8 };
+/// Of one network.
+const STRANGERS_EACH: usize = 8;
 const EXPECTED: Room = Room { slots: 64, each: 8 };
 const PROVEN: Room = Room { slots: 64, each: 8 };
 
@@ -39,9 +42,9 @@ pub(super) struct Door<T> {
 }
 
 impl<T> Door<T> {
-    /// An empty one. `scanners` are the networks that scanners call from.
-    pub(super) fn new(scanners: Vec<IpNet>) -> Self {
-        Self::with_rooms(scanners, STRANGERS, EXPECTED, PROVEN)
+    /// An empty one, with slots for so many `strangers`. `scanners` are the networks that scanners call from.
+    pub(super) fn new(scanners: Vec<IpNet>, strangers: usize) -> Self {
+        Self::with_rooms(scanners, Room { slots: strangers, each: STRANGERS_EACH }, EXPECTED, PROVEN)
     }
 
     fn with_rooms(scanners: Vec<IpNet>, strangers: Room, expected: Room, proven: Room) -> Self {
@@ -104,28 +107,37 @@ impl<T> Door<T> {
 struct Lane<K, T> {
     room: Room,
     standing: BTreeMap<Ticket, (K, T)>,
+    /// The same by network or identity.
+    alike: HashMap<K, BTreeSet<Ticket>>,
 }
 
-impl<K: PartialEq, T> Lane<K, T> {
+impl<K: Clone + Eq + Hash, T> Lane<K, T> {
     fn new(room: Room) -> Self {
-        Self { room, standing: BTreeMap::new() }
+        Self { room, standing: BTreeMap::new(), alike: HashMap::new() }
     }
 
     /// Whether somebody else had to go: of those with the same `key` where they are too many, else of all.
     fn enter(&mut self, ticket: Ticket, key: K, connection: T) -> bool {
-        let mut alike = self.standing.iter().filter(|(_, (other, _))| *other == key).map(|(ticket, _)| *ticket);
-        let oldest = match (alike.next(), alike.count() + 1) {
-            (Some(oldest), count) if count >= self.room.each => Some(oldest),
+        let oldest = match self.alike.get(&key) {
+            Some(alike) if alike.len() >= self.room.each => alike.first().copied(),
             _ if self.standing.len() >= self.room.slots => self.standing.keys().next().copied(),
             _ => None,
         };
-        let gone = oldest.and_then(|oldest| self.standing.remove(&oldest));
+        let gone = oldest.and_then(|oldest| self.leave(oldest));
+        self.alike.entry(key.clone()).or_default().insert(ticket);
         self.standing.insert(ticket, (key, connection));
         gone.is_some()
     }
 
     fn leave(&mut self, ticket: Ticket) -> Option<T> {
-        self.standing.remove(&ticket).map(|(_, connection)| connection)
+        let (key, connection) = self.standing.remove(&ticket)?;
+        if let Entry::Occupied(mut alike) = self.alike.entry(key) {
+            alike.get_mut().remove(&ticket);
+            if alike.get().is_empty() {
+                alike.remove();
+            }
+        }
+        Some(connection)
     }
 }
 

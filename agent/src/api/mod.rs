@@ -12,6 +12,7 @@ pub mod fuzzing;
 mod routes;
 mod server;
 mod slots;
+mod stranger;
 #[cfg(test)]
 mod tests;
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use axum::Router;
 use deadlight_shared::wire::Callers;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
@@ -19,8 +18,6 @@ use super::slots::Slots;
 
 /// Connections that the kernel holds until they are accepted; it allows no more than `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
-/// Who has to go keeps a descriptor until its task has heard of it.
-const DESCRIPTORS: u64 = 16_384;
 const SUMMARY_EVERY: Duration = Duration::from_secs(60);
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -54,7 +51,6 @@ impl Server {
         router: Router,
         slots: Slots,
     ) -> Result<Self, ServerError> {
-        raise_descriptors();
         let listener = listen(address).map_err(|source| ServerError::Listen { address, source })?;
         Ok(Self { listener, tls, router, slots })
     }
@@ -135,15 +131,4 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-/// Raises the soft limit as far as it helps; with less, the door works and accepts more slowly.
-fn raise_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
-    if limit.current.is_some_and(|current| current < most)
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum })
-    {
-        tracing::warn!(%error, "the limit of open descriptors stays low");
-    }
 }

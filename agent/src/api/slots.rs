@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use deadlight_shared::Identity;
 use deadlight_shared::wire::Callers;
 use ipnet::IpNet;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 
 use super::door::{Door, Ticket};
@@ -14,14 +15,23 @@ use super::door::{Door, Ticket};
 /// Nothing is ever sent: the connection has to go when the sender is dropped.
 type Held = oneshot::Sender<Infallible>;
 
+/// As many as help.
+const DESCRIPTORS: usize = 16_384;
+
 /// All slots.
 #[derive(Debug, Clone)]
 pub struct Slots(Arc<Mutex<Door<Held>>>);
 
 impl Slots {
-    /// Empty ones. `scanners` are the networks that scanners call from.
+    /// Empty ones. `scanners` are the networks that scanners call from. Strangers may hold three quarters of the
+    /// descriptors: who has to go keeps his until his task has heard of it.
     pub fn new(scanners: Vec<IpNet>) -> Self {
-        Self(Arc::new(Mutex::new(Door::new(scanners))))
+        Self::of(scanners, descriptors() / 4 * 3)
+    }
+
+    /// The same with so many for `strangers`.
+    pub(super) fn of(scanners: Vec<IpNet>, strangers: usize) -> Self {
+        Self(Arc::new(Mutex::new(Door::new(scanners, strangers))))
     }
 
     /// A slot for a connection from `address`.
@@ -77,6 +87,23 @@ impl Eviction {
             biased;
             _ = self.0 => {}
             () = work => {}
+        }
+    }
+}
+
+/// How many descriptors this process may have, after its soft limit was raised as far as it helps.
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let number = |limit: Option<u64>| limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let (current, most) = (number(limit.current), number(limit.maximum).min(DESCRIPTORS));
+    if current >= most {
+        return current.min(DESCRIPTORS);
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(most as u64), maximum: limit.maximum }) {
+        Ok(()) => most,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open descriptors stays low, and so does the number of slots");
+            current
         }
     }
 }

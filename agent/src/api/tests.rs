@@ -26,6 +26,8 @@ use super::{Server, Slots};
 
 const AGENT: &str = "spiffe://deadlight/agent/n1";
 const SCANNER: &str = "spiffe://deadlight/scanner/office-a";
+/// For strangers.
+const SLOTS: usize = 256;
 const ASK: &[u8] = b"GET /ok HTTP/1.1\r\nhost: agent\r\n\r\n";
 const PANIC: &[u8] = b"GET /panic HTTP/1.1\r\nhost: agent\r\n\r\n";
 
@@ -92,11 +94,11 @@ async fn strangers_who_wait_make_room_for_newer_ones() {
         waiting.push(socket.connect(site.address).await.unwrap());
     }
     assert!(site.ask(Some(&site.scanner), ASK).await.starts_with(b"HTTP/1.1 200 OK\r\n"));
-    for stream in &mut waiting[..300 - 256] {
+    for stream in &mut waiting[..300 - SLOTS] {
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0, "the oldest are gone");
     }
     let callers = site.slots.callers();
-    assert_eq!((callers.proven, callers.evicted), (1, 300 - 256 + 1));
+    assert_eq!((callers.proven, callers.evicted), (1, 300 - SLOTS as u64 + 1));
 }
 
 /// A running server, and what a scanner needs to ask it.
@@ -123,7 +125,7 @@ impl Site {
                 std::future::ready(request)
             }));
         let tls = Arc::new(deployment.credentials(AGENT).server_config().unwrap());
-        let (slots, (_keep, tls)) = (Slots::new(Vec::new()), watch::channel(tls));
+        let (slots, (_keep, tls)) = (Slots::of(Vec::new(), SLOTS), watch::channel(tls));
         let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), tls, router, slots.clone()).unwrap();
         let address = server.address();
         let (stop, stopped) = oneshot::channel::<()>();

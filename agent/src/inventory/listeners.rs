@@ -1,8 +1,8 @@
 //! Listening sockets and who holds them. Source: `/proc/net/{tcp,tcp6,udp,udp6}` and `/proc/PID`.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
@@ -62,8 +62,13 @@ fn look() -> io::Result<Vec<Listener>> {
     for (file, protocol) in
         [("tcp", Protocol::Tcp), ("tcp6", Protocol::Tcp), ("udp", Protocol::Udp), ("udp6", Protocol::Udp)]
     {
-        match fs::read_to_string(format!("/proc/self/net/{file}")) {
-            Ok(table) => sockets.extend(parse_sockets(&table, protocol)),
+        match File::open(format!("/proc/self/net/{file}")) {
+            // Line by line: under a flood of connections these are megabytes.
+            Ok(table) => {
+                for line in BufReader::new(table).lines().skip(1) {
+                    sockets.extend(parse_socket(&line?, protocol));
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -73,20 +78,18 @@ fn look() -> io::Result<Vec<Listener>> {
     Ok(sockets.into_iter().map(|(port, address, inode)| Listener { port, address, process: process(inode) }).collect())
 }
 
-/// Columns: sl local_address rem_address st … (7 more) inode; `local_address` is `HEX:HEX`.
-fn parse_sockets(table: &str, protocol: Protocol) -> Vec<(Port, IpAddr, u64)> {
+/// A socket that waits for anybody. Columns: sl local_address rem_address st … (5 more) inode; `local_address` is
+/// `HEX:HEX`.
+fn parse_socket(line: &str, protocol: Protocol) -> Option<(Port, IpAddr, u64)> {
     let listening = if protocol == Protocol::Tcp { "0A" } else { "07" };
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let columns: Vec<&str> = line.split_whitespace().collect();
-            let [_, local, _, state, _, _, _, _, _, inode, ..] = columns[..] else { return None };
-            let (address, port) = local.split_once(':')?;
-            let port = Port::new(protocol, u16::from_str_radix(port, 16).ok()?)?;
-            (state == listening).then_some((port, parse_address(address)?, inode.parse().ok()?))
-        })
-        .collect()
+    let mut columns = line.split_ascii_whitespace().skip(1);
+    let (local, _, state) = (columns.next()?, columns.next()?, columns.next()?);
+    if state != listening {
+        return None;
+    }
+    let (address, port) = local.split_once(':')?;
+    let port = Port::new(protocol, u16::from_str_radix(port, 16).ok()?)?;
+    Some((port, parse_address(address)?, columns.nth(5)?.parse().ok()?))
 }
 
 /// The kernel prints each 32-bit word in its own byte order.
@@ -154,8 +157,8 @@ mod tests {
              0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n\
              1: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 100 0 0 10 0\n\
              2: 0100007F:8000 0100007F:0016 01 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0 0 10 0\n";
-        let sockets = parse_sockets(table, Protocol::Tcp);
-        let shown: Vec<_> = sockets.iter().map(|(port, address, inode)| format!("{port} {address} {inode}")).collect();
+        let sockets = table.lines().filter_map(|line| parse_socket(line, Protocol::Tcp));
+        let shown: Vec<_> = sockets.map(|(port, address, inode)| format!("{port} {address} {inode}")).collect();
         assert_eq!(shown, ["8080/tcp 0.0.0.0 4711", "22/tcp 127.0.0.1 4712"]);
         assert_eq!(parse_address("B80D0120000000000000000001000000"), "2001:db8::1".parse().ok());
         assert_eq!(parse_address("0100007"), None);

@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Stalled,
     /// Says hello, has the agent answer with its certificate and signature, and then says nothing.
     ToTheCertificate,
+    /// Begins a hello of 64 KiB, sends nearly all of it, and then nothing.
+    EndlessHello,
     /// Comes once and sends a byte a second.
     Slow,
     /// Says one of many things, hangs up and comes again.
@@ -39,6 +41,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Stalled => "stalled",
             Self::ToTheCertificate => "stalled at the certificate",
+            Self::EndlessHello => "in a hello that does not end",
             Self::Slow => "slow",
             Self::Brief => "brief",
         })
@@ -142,6 +145,7 @@ async fn behave(mut stream: TcpStream, kind: Kind, turn: usize, hello: &[u8]) {
     let spoken = match kind {
         Kind::Stalled => Ok(()),
         Kind::ToTheCertificate => stream.write_all(hello).await,
+        Kind::EndlessHello => stream.write_all(&endless_hello()).await,
         Kind::Slow => {
             for byte in hello {
                 let written = stream.write_all(&[*byte]).await;
@@ -174,4 +178,13 @@ fn hello() -> Result<Vec<u8>> {
     let mut hello = Vec::new();
     connection.write_tls(&mut hello)?;
     Ok(hello)
+}
+
+/// Three records of 16 KiB, the first of which says that 64 KiB of a hello come.
+fn endless_hello() -> Vec<u8> {
+    let mut record = [0; 5 + 16 * 1024];
+    record[..5].copy_from_slice(b"\x16\x03\x01\x40\x00");
+    let mut hello = record.repeat(3);
+    hello[5..9].copy_from_slice(b"\x01\x00\xff\xf0");
+    hello
 }

@@ -5,6 +5,7 @@ use super::*;
 /// Two of one network, one of another, one of a third that scanners call from.
 const FROM: [&str; 4] = ["203.0.113.1", "203.0.113.200", "2001:db8:0:aa::1", "198.51.100.5"];
 const WHO: [&str; 2] = ["spiffe://deadlight/scanner/a", "spiffe://deadlight/agent/n1"];
+const SLOTS: usize = 256;
 const SMALL: Room = Room { slots: 3, each: 2 };
 
 fn scanners() -> Vec<IpNet> {
@@ -19,6 +20,12 @@ impl<T> Door<T> {
     fn lanes(&self) -> [BTreeSet<Ticket>; 3] {
         let tickets = |lane: &Lane<IpNet, T>| lane.standing.keys().copied().collect();
         [tickets(&self.strangers), tickets(&self.expected), self.proven.standing.keys().copied().collect()]
+    }
+
+    /// The same, as counted by network and identity.
+    fn counted(&self) -> [BTreeSet<Ticket>; 3] {
+        let tickets = |lane: &Lane<IpNet, T>| lane.alike.values().flatten().copied().collect();
+        [tickets(&self.strangers), tickets(&self.expected), self.proven.alike.values().flatten().copied().collect()]
     }
 }
 
@@ -97,6 +104,7 @@ fn step(door: &mut Door<()>, event: Event) {
         }
     };
     let after = door.lanes();
+    assert_eq!(door.counted(), after, "whoever has left is nowhere");
     let gone: Vec<(usize, Ticket)> = (0..3)
         .flat_map(|lane| (&before[lane] - &after[lane]).into_iter().map(move |ticket| (lane, ticket)))
         .filter(|(_, ticket)| entered.is_none_or(|(_, entered)| entered != *ticket))
@@ -140,18 +148,18 @@ fn alike(door: &Door<()>, lane: usize) -> usize {
 
 #[test]
 fn the_oldest_goes_and_never_the_newest() {
-    let mut door = Door::new(Vec::new());
+    let mut door = Door::new(Vec::new(), SLOTS);
     let tickets: Vec<Ticket> =
         (0..1_000u32).map(|number| door.enter(IpAddr::from((0x0a00_0000 + number * 256).to_be_bytes()), ())).collect();
     let [standing, ..] = door.lanes();
-    assert_eq!(standing, tickets[tickets.len() - STRANGERS.slots..].iter().copied().collect());
-    assert_eq!(door.callers().evicted, 1_000 - STRANGERS.slots as u64);
+    assert_eq!(standing, tickets[tickets.len() - SLOTS..].iter().copied().collect());
+    assert_eq!(door.callers().evicted, 1_000 - SLOTS as u64);
 }
 
 #[test]
 fn one_network_takes_from_itself_alone() {
     for (one, other) in [("203.0.113", "203.0.114.1"), ("2001:db8:0:1", "2001:db8:0:100::1")] {
-        let mut door = Door::new(Vec::new());
+        let mut door = Door::new(Vec::new(), SLOTS);
         let victim = door.enter(ip(other), ());
         let address = |number: u8| match one.contains(':') {
             true => format!("{one}{number:02x}::{number:x}").replace(":1", ":"),
@@ -162,24 +170,24 @@ fn one_network_takes_from_itself_alone() {
         }
         let [standing, ..] = door.lanes();
         assert!(standing.contains(&victim));
-        assert_eq!(standing.len(), STRANGERS.each + 1, "{one}");
+        assert_eq!(standing.len(), STRANGERS_EACH + 1, "{one}");
     }
 }
 
 #[test]
 fn an_ipv4_address_is_one_however_it_is_written() {
-    let mut door = Door::new(scanners());
+    let mut door = Door::new(scanners(), SLOTS);
     for number in 1..=20 {
         door.enter(ip(&format!("::ffff:203.0.113.{number}")), ());
     }
     door.enter(ip("::ffff:198.51.100.5"), ());
     let [strangers, expected, _] = door.lanes();
-    assert_eq!((strangers.len(), expected.len()), (STRANGERS.each, 1));
+    assert_eq!((strangers.len(), expected.len()), (STRANGERS_EACH, 1));
 }
 
 #[test]
 fn a_flood_takes_no_slot_of_a_scanner_or_of_the_proven() {
-    let mut door = Door::new(scanners());
+    let mut door = Door::new(scanners(), SLOTS);
     let calling = door.enter(ip(FROM[3]), ());
     let ordering = door.enter(ip(FROM[0]), ());
     assert!(door.prove(ordering, WHO[0].parse().unwrap()));
@@ -194,8 +202,8 @@ fn a_flood_takes_no_slot_of_a_scanner_or_of_the_proven() {
 
 #[test]
 fn who_had_to_go_proves_nothing() {
-    let mut door = Door::new(Vec::new());
-    let tickets: Vec<Ticket> = (0..=STRANGERS.each).map(|_| door.enter(ip(FROM[0]), ())).collect();
+    let mut door = Door::new(Vec::new(), SLOTS);
+    let tickets: Vec<Ticket> = (0..=STRANGERS_EACH).map(|_| door.enter(ip(FROM[0]), ())).collect();
     assert!(!door.prove(tickets[0], WHO[0].parse().unwrap()));
     assert!(door.prove(tickets[1], WHO[0].parse().unwrap()));
 }
