@@ -61,8 +61,10 @@ pub(crate) fn control_ports_are_for_the_swarm_alone(swarm: &Swarm) -> Result<()>
     // Managers hear of workers, gossip tells them of the service, and VXLAN leads from each of them to its task.
     swarm.create_service("site", "--publish 80:80 --constraint node.hostname==b", "httpd -f -h /www -p 80")?;
     expect::ingress_open(swarm, Tcp, 80)?;
-    let ready = swarm.manage("docker node ls --format '{{.Status}}'")?;
-    ensure!(ready.lines().eq(NODES.iter().map(|_| "Ready")), "{ready}");
+    wait_for("all nodes to be ready", PATIENCE, || {
+        let status = swarm.manage("docker node ls --format '{{.Status}}'").map_err(|error| format!("{error:#}"))?;
+        if status.lines().eq(NODES.iter().map(|_| "Ready")) { Ok(()) } else { Err(status) }
+    })?;
     let cause = swarm.fleet.explain(swarm.lab(), &NODES[1], "7946/tcp")?;
     ensure!(cause.starts_with("swarm_control"), "{cause}");
     Ok(())

@@ -39,8 +39,10 @@ pub(crate) fn services_and_gateways_go_on(swarm: &Swarm) -> Result<()> {
         }
         Ok(())
     };
-    wait_for("the overlay network", PATIENCE, || all_work().map_err(|error| format!("{error:#}")))?;
+    // An emulated node may be too slow for one of many questions.
+    let works = |what| wait_for(what, PATIENCE, || all_work().map_err(|error| format!("{error:#}")));
+    works("the overlay network")?;
     swarm.fleet.close(swarm.lab())?;
     expect::closed_everywhere(swarm, Tcp, 8080)?;
-    all_work()
+    works("the overlay network when all is closed")
 }
