@@ -16,7 +16,7 @@ use deadlight_shared::allowlist::today;
 use deadlight_shared::wire::{ClosedPort, Explanation, Mode, Status};
 use deadlight_shared::{Name, PortSet, hint};
 use ipnet::IpNet;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio::task::block_in_place;
 
 use crate::config::{Config, SwarmControl};
@@ -36,6 +36,8 @@ pub struct Node {
     firewall: Box<dyn Firewall + Sync>,
     host: Box<dyn Host>,
     state: Mutex<State>,
+    /// An order was left pending, because another program was in the way.
+    undone: Notify,
 }
 
 #[derive(Default)]
@@ -85,7 +87,7 @@ impl Node {
 
     /// A node on `host`, with `firewall`.
     pub fn on(host: Box<dyn Host>, name: Name, config: Config, firewall: Box<dyn Firewall + Sync>) -> Self {
-        Self { name, config, firewall, host, state: Mutex::default() }
+        Self { name, config, firewall, host, state: Mutex::default(), undone: Notify::new() }
     }
 
     /// The node's name.
@@ -96,6 +98,11 @@ impl Node {
     /// Whether orders are carried out.
     pub fn mode(&self) -> Mode {
         self.config.mode
+    }
+
+    /// Waits until an order is left pending that a later look may carry out. One that was left since the last wait counts.
+    pub async fn undone(&self) {
+        self.undone.notified().await;
     }
 
     /// Why `question.port` is open and what Deadlight does or would do about it. Changes nothing.

@@ -1,4 +1,5 @@
-//! Keeps in the kernel what shall stand there: looks when a change is announced, and by a timer besides.
+//! Keeps in the kernel what shall stand there: looks when a change is announced or an order was left pending, and by a
+//! timer besides.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use deadlight_shared::hint;
 use tokio::task::block_in_place;
 use tokio::time::sleep_until;
 
-use crate::firewall::{is_own_program, legacy_in_use, legacy_tables};
+use crate::firewall::{Change, is_own_program, legacy_in_use, legacy_tables};
 use crate::inventory::{changes, events};
 use crate::node::Node;
 use crate::reconcile::{End, Pace};
@@ -22,7 +23,7 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
     let mut docker = events::watch(docker_socket);
     let mut pace = Pace::new(Instant::now());
     let mut authors = BTreeSet::new();
-    let mut facts_changed = false;
+    let (mut facts_changed, mut undone) = (false, false);
     let mut legacy = None;
     loop {
         tokio::select! {
@@ -45,12 +46,18 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
                 pace.hear(Instant::now());
                 continue;
             }
+            () = node.undone() => {
+                undone = true;
+                pace.hear(Instant::now());
+                continue;
+            }
             () = sleep_until(pace.due.into()) => {}
         }
         let started = Instant::now();
         // Read before the look, so that what changes meanwhile is seen at the next turn.
         let standing = block_in_place(legacy_tables);
-        if authors.is_empty() && !facts_changed && standing.is_some() && standing == legacy && !pace.is_old(started) {
+        let heard = facts_changed || undone || !authors.is_empty();
+        if !heard && standing.is_some() && standing == legacy && !pace.is_old(started) {
             pace.glance(Instant::now());
             continue;
         }
@@ -58,6 +65,10 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
         let asks_docker = facts_changed || authors.is_empty();
         let looked = if asks_docker { node.reconcile().await } else { node.restore().await };
         match &looked {
+            // What an order could not write was not lost.
+            Ok(written) if undone && authors.is_empty() => {
+                written.iter().flat_map(Change::lines).for_each(|line| tracing::info!(line, "a pending order goes on"));
+            }
             Ok(written) => node.remember_drift(written, &likely(&authors, facts_changed)).await,
             Err(error) => tracing::error!("{}", hint::line(error)),
         }
@@ -73,7 +84,7 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
         legacy = standing.filter(|_| end == End::Silent);
         if end != End::Failed {
             authors.clear();
-            facts_changed = false;
+            (facts_changed, undone) = (false, false);
         }
     }
 }

@@ -19,7 +19,8 @@ impl Node {
     /// before, and an older one, gets the stored report and changes nothing.
     ///
     /// The ledger is on disk before the kernel is touched; the kernel is read back before a port
-    /// is called enforced; only then Docker is asked why it was open.
+    /// is called enforced; only then Docker is asked why it was open. What another program is in the way of is
+    /// pending, and [`Node::undone`] says so.
     pub async fn answer(&self, order: &Order, scanner: IpAddr) -> Result<Report, NodeError> {
         let started = Instant::now();
         let now = self.host.now();
@@ -53,6 +54,11 @@ impl Node {
                 Err(error) => (None, Some(Err(error))),
             },
         };
+        if let Some(Err(NodeError::Firewall(error))) = &enforced
+            && error.is_temporary()
+        {
+            self.undone.notify_one();
+        }
         tracing::info!(
             sequence = order.sequence,
             findings = order.findings.len(),
@@ -166,4 +172,56 @@ fn unsigned(denied: &PortSet, refused: Option<&PermitRefusal>) -> Vec<String> {
     let warnings: Vec<String> = refused.map(PermitRefusal::to_string).into_iter().chain(denied).collect();
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use jiff::{SignedDuration, Timestamp};
+    use tokio::time::timeout;
+
+    use crate::config::Config;
+    use crate::firewall::fake::Fake;
+
+    fn order(sequence: u64) -> Order {
+        let finding = serde_json::json!({
+            "id": "0000000000000006", "address": "198.51.100.11", "protocol": "tcp", "port": 6, "evidence": "syn-ack",
+        });
+        serde_json::from_value(serde_json::json!({
+            "schema": Order::SCHEMA, "scanner": "office-a", "epoch": 1, "sequence": sequence, "scan": "x", "node": "n1",
+            "expires_at": Timestamp::now() + SignedDuration::from_mins(10), "findings": [finding], "allow": [],
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pending_order_is_told_once_and_a_look_that_fails_is_not() {
+        let (directory, firewall) = (tempfile::tempdir().unwrap(), Fake::default());
+        let config = Config {
+            mode: Mode::Enforce,
+            state_dir: directory.path().join("state"),
+            outside: vec!["eth0".to_owned()],
+            docker_socket: directory.path().join("docker.sock"),
+            ..Config::default()
+        };
+        let node = Node::new("n1".parse().unwrap(), config, Box::new(firewall.clone()));
+        let told = async || timeout(Duration::from_millis(10), node.undone()).await.is_ok();
+        let status = async |sequence| {
+            let report = node.answer(&order(sequence), [198, 51, 100, 1].into()).await.unwrap();
+            report.outcomes[0].status
+        };
+
+        firewall.hold_lock(true);
+        assert_eq!(status(1).await, OutcomeStatus::Pending);
+        assert_eq!((told().await, told().await), (true, false));
+        assert_eq!((status(1).await, told().await), (OutcomeStatus::Pending, false), "a replay changes nothing");
+        node.reconcile().await.unwrap_err();
+        assert!(!told().await, "whoever looks knows by itself that it failed");
+
+        firewall.hold_lock(false);
+        assert!(!node.reconcile().await.unwrap().is_empty());
+        assert_eq!((status(2).await, told().await), (OutcomeStatus::Enforced, false));
+    }
 }
