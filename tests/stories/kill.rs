@@ -208,10 +208,7 @@ impl Scene {
 
 fn tables(lab: &Lab) -> Result<Tables> {
     let save = |family| docker_rules::save_family(lab.node(), lab.backend, family);
-    let list = ["--stateless", "list", "table", "inet", "deadlight"];
-    let guard = match lab.native_tables()?.is_empty() {
-        true => String::new(),
-        false => run(lab.node().command("nft").args(list))?,
-    };
+    // One question, and not of the table by its name: what a killed agent had begun may just bring or remove it.
+    let guard = run(lab.node().command("nft").args(["--stateless", "list", "ruleset", "inet"]))?;
     Ok([guard, save("iptables")?, save("ip6tables")?])
 }
