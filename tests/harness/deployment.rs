@@ -112,6 +112,21 @@ impl Deployment {
         Ok((enroll, line))
     }
 
+    /// Starts `deadlight-agent enroll WORDS…` on the node and waits until its window is open.
+    pub fn open_window(&self, wire: &Wire, words: &[&str]) -> Result<Running> {
+        let mut command = programs::agent(&wire.node)?;
+        command.arg("enroll").args(words).arg("--config").arg(self.path("agent.toml"));
+        self.open_window_by(command, wire)
+    }
+
+    /// The same by a command of the caller's.
+    pub fn open_window_by(&self, mut command: Command, wire: &Wire) -> Result<Running> {
+        let name = format!("window-{}", fastrand::u32(..));
+        let mut window = Running::start(&mut command, &name, self.directory.path())?;
+        window.wait_ready(Duration::from_secs(15), || listens(wire))?;
+        Ok(window)
+    }
+
     /// Enrols the node by the two commands of a user.
     pub fn enroll(&self, wire: &Wire) -> Result<Ended> {
         let (enroll, line) = self.invite(wire, &[])?;
@@ -179,9 +194,7 @@ impl Deployment {
     pub fn start_agent_by(&self, mut command: Command, wire: &Wire) -> Result<Running> {
         command.arg("run").arg("--config").arg(self.path("agent.toml"));
         let mut agent = Running::start(&mut command, "agent", self.directory.path())?;
-        agent.wait_ready(Duration::from_secs(15), || {
-            wire.node.enter(|| Ok(TcpStream::connect(("127.0.0.1", AGENT_PORT))?)).is_ok()
-        })?;
+        agent.wait_ready(Duration::from_secs(15), || listens(wire))?;
         Ok(agent)
     }
 
@@ -282,4 +295,9 @@ impl Deployment {
         let (certificate, key) = (self.path(&format!("{name}.crt")), self.path(&format!("{name}.key")));
         format!("[tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n")
     }
+}
+
+/// Whether somebody accepts connections on the agent's port.
+fn listens(wire: &Wire) -> bool {
+    wire.node.enter(|| Ok(TcpStream::connect(("127.0.0.1", AGENT_PORT))?)).is_ok()
 }

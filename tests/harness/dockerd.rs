@@ -142,7 +142,7 @@ impl<'a> Dockerd<'a> {
         let Some(cell) = self.cell.take() else { return Ok(()) };
         let dockerd = child_of(child_of(cell.pid(), SHIM)?, "dockerd")?;
         kill(dockerd, Signal::SIGTERM)?;
-        cell.wait(PATIENCE)
+        cell.wait(PATIENCE).map(drop)
     }
 
     /// Stops and starts it; returns when all services have their tasks again.

@@ -61,6 +61,11 @@ pub fn finish(command: &mut Command) -> Result<Ended> {
     })
 }
 
+/// For [`agent_apart`]: the directory `$STATE` is on a full disk there.
+pub const FULL: &str = "mount -t tmpfs -o size=4k tmpfs \"$STATE\" && head -c 4096 /dev/zero > \"$STATE/full\"";
+/// For [`agent_apart`]: nothing can be written into the directory `$STATE` there.
+pub const READ_ONLY: &str = "mount -t tmpfs -o ro tmpfs \"$STATE\"";
+
 /// A program that runs until told to end; dropping it ends it.
 #[derive(Debug)]
 pub struct Running {
@@ -121,10 +126,10 @@ impl Running {
         self.terminate()
     }
 
-    /// Waits for an end that somebody else brings about.
-    pub fn wait(mut self, limit: Duration) -> Result<()> {
+    /// Waits for an end that somebody else brings about; everything that it said.
+    pub fn wait(mut self, limit: Duration) -> Result<String> {
         wait_for("the program to end", limit, || match self.child.try_wait() {
-            Ok(Some(_)) => Ok(()),
+            Ok(Some(_)) => Ok(self.log()),
             other => Err(format!("{other:?}\n{}", self.log())),
         })
     }
@@ -159,6 +164,13 @@ pub fn agent(node: &Netns) -> Result<Command> {
     // As in its unit.
     agent.env("MALLOC_ARENA_MAX", "1");
     Ok(agent)
+}
+
+/// The same in a mount namespace of its own, after `prepare`, a shell's words, was run there.
+pub fn agent_apart(node: &Netns, prepare: &str) -> Result<Command> {
+    let mut command = node.command("unshare");
+    command.args(["--mount", "sh", "-ec"]).arg(format!("{prepare}; exec \"$0\" \"$@\"")).arg(built("deadlight-agent")?);
+    Ok(command)
 }
 
 /// `deadlight-scanner` inside `vantage`, its arguments still to be added.

@@ -13,6 +13,7 @@ use deadlight_tests::{
     },
     order::enforce,
     process::{run, run_with_input},
+    programs::{self, finish},
     wait::wait_for,
 };
 
@@ -129,15 +130,12 @@ fn a_full_disk_keeps_nobody_from_closing_or_opening() -> Result<()> {
     let (lab, deployment) = world()?;
     let state = deployment.path("state");
     fs::create_dir_all(&state)?;
-    let full =
-        "mount -t tmpfs -o size=4k tmpfs \"$STATE\"; head -c 4096 /dev/zero > \"$STATE/full\"; exec \"$0\" \"$@\"";
     for (words, expected) in
         [(["harden", "--allow=80/tcp", "--once"].as_slice(), Answer::Silent), (&["revert", "--all"], Answer::Data)]
     {
-        let mut command = lab.node().command("unshare");
-        command.args(["--mount", "sh", "-ec", full]).arg(deadlight_tests::programs::built("deadlight-agent")?);
+        let mut command = programs::agent_apart(lab.node(), programs::FULL)?;
         command.args(words).arg("--config").arg(deployment.path("agent.toml")).env("STATE", &state);
-        let ended = deadlight_tests::programs::finish(&mut command)?.expect_code(1)?;
+        let ended = finish(&mut command)?.expect_code(1)?;
         ensure!(ended.stderr.contains("state not persisted"), "{ended:?}");
         expect::tcp(lab.inet(), V4.node(INGRESS), expected)?;
     }

@@ -9,7 +9,7 @@ use deadlight_tests::{
     hostile::request,
     lab::{Family::V4, INGRESS, Lab},
     order,
-    programs::{Running, built},
+    programs::{self, Running},
     test_ca::{Identity, Validity},
 };
 use serde_json::{Value, json};
@@ -38,10 +38,9 @@ fn a_renewal_that_an_agent_could_not_keep_is_made_again() -> Result<()> {
     let (lab, deployment, agent) = enrolled()?;
     let before = identity(&deployment)?;
     agent.stop()?;
-    let mut command = lab.wire.node.command("unshare");
-    let read_only = "mount --bind \"$STATE\" \"$STATE\"; mount -o remount,ro,bind \"$STATE\"; exec \"$0\" \"$@\"";
-    command.env("STATE", deployment.path("state")).args(["--mount", "sh", "-ec", read_only]);
-    command.arg(built("deadlight-agent")?);
+    let read_only = "mount --bind \"$STATE\" \"$STATE\"; mount -o remount,ro,bind \"$STATE\"";
+    let mut command = programs::agent_apart(&lab.wire.node, read_only)?;
+    command.env("STATE", deployment.path("state"));
     let agent = deployment.start_agent_by(command, &lab.wire)?;
     age(&deployment, "2001-01-01T00:00:00Z")?;
     let ended = deployment.scanner(&lab.wire, &["run", "--once"])?;

@@ -1,11 +1,6 @@
 //! What goes wrong on the node: the answer names it, and the guard closes whatever it can.
 
-use std::{
-    fs::{self, File},
-    net::TcpStream,
-    process::Command,
-    time::Duration,
-};
+use std::fs::{self, File};
 
 use anyhow::{Result, ensure};
 use deadlight_tests::{
@@ -19,7 +14,7 @@ use deadlight_tests::{
     },
     order::{order, send},
     process::run_with_input,
-    programs::{Running, built, finish},
+    programs::{self, built, finish},
 };
 use serde_json::{Value, json};
 
@@ -78,7 +73,7 @@ fn a_held_lock_is_pending_and_closed_all_the_same() -> Result<()> {
     lock.lock()?;
     let mut command = lab.node().command(built("deadlight-agent")?);
     command.env("XTABLES_LOCKFILE", &path);
-    let _agent = start(&lab, &deployment, command)?;
+    let _agent = deployment.start_agent_by(command, &lab.wire)?;
     let response = send(&deployment, &lab.wire, &order(1, &[(V4, "tcp", INGRESS)]))?;
     ensure!(response.text.contains("\"pending\"") && response.text.contains("xtables lock"), "{response:?}");
     expect::closed(&lab.wire, &[(V4, INGRESS)])?;
@@ -91,7 +86,10 @@ fn a_held_lock_is_pending_and_closed_all_the_same() -> Result<()> {
 #[test]
 fn missing_programs_are_failed_with_the_package_to_install() -> Result<()> {
     let (lab, deployment) = world(Backend::Nft)?;
-    let _agent = start(&lab, &deployment, apart(&lab, "mount --bind /dev/null \"$(readlink -f /usr/sbin/nft)\"")?)?;
+    let _agent = deployment.start_agent_by(
+        programs::agent_apart(lab.node(), "mount --bind /dev/null \"$(readlink -f /usr/sbin/nft)\"")?,
+        &lab.wire,
+    )?;
     let response = send(&deployment, &lab.wire, &order(1, &[(V4, "tcp", INGRESS)]))?;
     failed(&response, "failed to run nft")?;
     ensure!(response.text.contains("install the packages nftables and iptables"), "{response:?}");
@@ -100,12 +98,12 @@ fn missing_programs_are_failed_with_the_package_to_install() -> Result<()> {
 
 #[test]
 fn a_full_disk_closes_all_the_same_and_says_not_persisted() -> Result<()> {
-    not_persisted("mount -t tmpfs -o size=4k tmpfs \"$STATE\" && head -c 4096 /dev/zero > \"$STATE/full\"")
+    not_persisted(programs::FULL)
 }
 
 #[test]
 fn a_read_only_state_directory_closes_all_the_same_and_says_not_persisted() -> Result<()> {
-    not_persisted("mount -t tmpfs -o ro tmpfs \"$STATE\"")
+    not_persisted(programs::READ_ONLY)
 }
 
 #[test]
@@ -161,9 +159,9 @@ fn not_persisted(prepare: &str) -> Result<()> {
     let (lab, deployment) = world(Backend::Nft)?;
     let state = deployment.path("state");
     fs::create_dir_all(&state)?;
-    let mut command = apart(&lab, prepare)?;
+    let mut command = programs::agent_apart(lab.node(), prepare)?;
     command.env("STATE", &state);
-    let agent = start(&lab, &deployment, command)?;
+    let agent = deployment.start_agent_by(command, &lab.wire)?;
     let response = send(&deployment, &lab.wire, &order(1, &[(V4, "tcp", INGRESS)]))?;
     ensure!(response.text.contains("\"enforced\""), "{response:?}\n{}", agent.log());
     ensure!(response.text.contains("state not persisted"), "{response:?}");
@@ -173,23 +171,6 @@ fn not_persisted(prepare: &str) -> Result<()> {
 fn world(backend: Backend) -> Result<(Lab, Deployment)> {
     let lab = Lab::new(Layout::V26, backend, ForwardPolicy::Drop)?;
     Ok((lab, Deployment::new(&Settings::default())?))
-}
-
-/// The agent in a mount namespace of its own, after `prepare` was run there.
-fn apart(lab: &Lab, prepare: &str) -> Result<Command> {
-    let mut command = lab.node().command("unshare");
-    command.args(["--mount", "sh", "-ec"]).arg(format!("{prepare}; exec \"$0\" \"$@\"")).arg(built("deadlight-agent")?);
-    Ok(command)
-}
-
-fn start(lab: &Lab, deployment: &Deployment, mut command: Command) -> Result<Running> {
-    command.arg("run").arg("--config").arg(deployment.path("agent.toml"));
-    let mut agent = Running::start(&mut command, "agent", &deployment.path(""))?;
-    agent.wait_ready(Duration::from_secs(15), || {
-        let connect = || Ok(TcpStream::connect(("127.0.0.1", AGENT_PORT))?);
-        lab.node().enter(connect).is_ok()
-    })?;
-    Ok(agent)
 }
 
 fn failed(response: &Response, why: &str) -> Result<()> {
