@@ -4,10 +4,13 @@ use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
 use deadlight_tests::{
-    deployment::{AGENT_PORT, Deployment, Settings},
+    deployment::{Deployment, Settings},
     docker_rules::{Backend, ForwardPolicy, Layout},
-    lab::{Family::V4, INGRESS, Lab},
-    programs::{self, Running},
+    lab::{
+        Family::{self, V4},
+        INGRESS, Lab,
+    },
+    programs::{self, Running, finish},
     wait::wait_for,
 };
 
@@ -60,7 +63,7 @@ fn a_used_line_and_an_expired_one_enrol_nobody() -> Result<()> {
 
     let again = deployment.agent(&lab.wire, &["enroll", &line])?.expect_code(2)?;
     ensure!(again.stderr.contains("enrolled already") && again.stderr.contains("hint: --again"), "{again:?}");
-    let window = window(&lab, &deployment, &["--again", &line])?;
+    let window = deployment.open_window(&lab.wire, &["--again", &line])?;
     let (scanner, _) = deployment.invite(&lab.wire, &[])?;
     wait_for("the used line to be refused", PATIENCE, || match scanner.log() {
         log if log.contains("does not know the secret") => Ok(()),
@@ -68,10 +71,7 @@ fn a_used_line_and_an_expired_one_enrol_nobody() -> Result<()> {
     })?;
     drop(scanner);
 
-    let registry = deployment.path("pki/registry.json");
-    let mut old: serde_json::Value = serde_json::from_slice(&fs::read(&registry)?)?;
-    old["invitations"][0]["until"] = "2001-01-01T00:00:00Z".into();
-    fs::write(&registry, old.to_string())?;
+    age_invitation(&deployment)?;
     let scan = deployment.scanner(&lab.wire, &["run", "--once"])?;
     ensure!(!scan.stderr.contains("it is enrolled"), "an expired line was good: {scan:?}");
     drop(window);
@@ -84,14 +84,85 @@ fn a_foreign_scanner_meets_a_closed_door() -> Result<()> {
     let (lab, deployment) = world(&Settings::default())?;
     let foreign = Deployment::unenrolled(&Settings::default())?;
     let (_, line) = deployment.invite(&lab.wire, &["--detach"])?;
-    let _window = window(&lab, &deployment, &[&line])?;
+    let _window = deployment.open_window(&lab.wire, &[&line])?;
     let (scanner, _) = foreign.invite(&lab.wire, &[])?;
-    wait_for("the foreign scanner to be refused", PATIENCE, || match scanner.log() {
-        log if log.contains("UnknownCA") || log.contains("alert") => Ok(()),
-        log => Err(log),
-    })?;
+    told_once(&scanner, "who is there trusts another CA", "`deadlight-agent enroll` that waits there", || None)?;
     ensure!(!deployment.path("state/identity.json").exists(), "the node has an identity");
     Ok(())
+}
+
+#[test]
+fn a_window_of_another_line_is_told_at_once_and_the_right_one_is_waited_for() -> Result<()> {
+    let (lab, deployment) = world(&Settings::default())?;
+    let (_, old) = deployment.invite(&lab.wire, &["--detach"])?;
+    let wrong = format!("{}{}", &old[..old.len() - 22], "A".repeat(22));
+    for theirs in [old, wrong] {
+        let window = deployment.open_window(&lab.wire, &[&theirs])?;
+        let (scanner, line) = deployment.invite(&lab.wire, &[])?;
+        let log = || Some(window.log());
+        told_once(&scanner, "was given another enrolment line", "hint: on n1 end the `deadlight-agent enroll`", log)?;
+        ensure!(!deployment.path("state/identity.json").exists(), "the node has an identity");
+        window.stop()?;
+        deployment.agent(&lab.wire, &["enroll", &line])?.expect_code(0)?;
+        wait_for("the scanner to see it", PATIENCE, || match scanner.log() {
+            log if log.contains("n1 is enrolled; the fingerprint") => Ok(()),
+            log => Err(log),
+        })?;
+        fs::remove_dir_all(deployment.path("state"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_enrolled_already_is_told_at_once_and_the_line_ends_in_time() -> Result<()> {
+    let (lab, deployment) = world(&Settings::default())?;
+    deployment.enroll(&lab.wire)?;
+    let agent = deployment.start_agent(&lab.wire)?;
+    let (scanner, _) = deployment.invite(&lab.wire, &[])?;
+    let log = || Some(agent.log());
+    told_once(&scanner, "nobody waits there to be enrolled", "on n1 `systemctl stop deadlight-agent`", log)?;
+    age_invitation(&deployment)?;
+    let ended = scanner.wait(PATIENCE)?;
+    ensure!(ended.contains("has expired") && ended.contains("hint: deadlight-scanner enroll n1 prints"), "{ended}");
+
+    let (scanner, line) = deployment.invite(&lab.wire, &[])?;
+    agent.stop()?;
+    deployment.agent(&lab.wire, &["enroll", "--again", &line])?.expect_code(0)?;
+    let log = scanner.wait(PATIENCE)?;
+    ensure!(log.contains("n1 is enrolled; the fingerprint"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_node_that_cannot_keep_its_identity_is_not_called_enrolled() -> Result<()> {
+    cannot_keep(None)
+}
+
+#[test]
+fn a_node_that_calls_and_cannot_keep_its_identity_is_not_called_enrolled() -> Result<()> {
+    cannot_keep(Some(V4))
+}
+
+fn cannot_keep(pull: Option<Family>) -> Result<()> {
+    let (lab, deployment) = world(&Settings { pull, ..Settings::default() })?;
+    let state = deployment.path("state");
+    fs::create_dir_all(&state)?;
+    for (fault, why) in [(programs::FULL, "No space left"), (programs::READ_ONLY, "Read-only file system")] {
+        let (scanner, line) = deployment.invite(&lab.wire, &[])?;
+        let mut command = programs::agent_apart(lab.node(), fault)?;
+        command.env("STATE", &state).args(["enroll", &line, "--config"]).arg(deployment.path("agent.toml"));
+        let node = finish(&mut command)?.expect_code(2)?;
+        ensure!(node.stderr.contains(why) && node.stderr.contains("hint: this node is not enrolled"), "{node:?}");
+        if pull.is_some() {
+            // The certificate lies ready as long as the line is good.
+            age_invitation(&deployment)?;
+        }
+        let log = scanner.wait(PATIENCE)?;
+        let told = if pull.is_some() { "is not known to have arrived" } else { "has not confirmed" };
+        ensure!(log.contains(told) && log.contains(why) && log.contains("deadlight-scanner enroll n1 prints"), "{log}");
+        ensure!(!log.contains("is enrolled; the fingerprint"), "{log}");
+    }
+    deployment.enroll(&lab.wire).map(drop)
 }
 
 #[test]
@@ -120,14 +191,36 @@ fn an_agent_that_is_not_enrolled_says_how_to() -> Result<()> {
     Ok(())
 }
 
-fn window(lab: &Lab, deployment: &Deployment, words: &[&str]) -> Result<Running> {
-    let mut command = programs::agent(&lab.wire.node)?;
-    command.arg("enroll").args(words).arg("--config").arg(deployment.path("agent.toml"));
-    let mut window = Running::start(&mut command, "window", &deployment.path(""))?;
-    window.wait_ready(PATIENCE, || {
-        lab.wire.node.enter(|| Ok(std::net::TcpStream::connect(("127.0.0.1", AGENT_PORT))?)).is_ok()
+/// Of a scanner that goes on asking, told on its standard error once. `asked` is who logs each time that it was asked.
+fn told_once(scanner: &Running, what: &str, hint: &str, asked: impl Fn() -> Option<String>) -> Result<()> {
+    wait_for("the obstacle to be told", PATIENCE, || match scanner.log() {
+        log if log.contains(what) && log.contains(hint) => Ok(()),
+        log => Err(log),
     })?;
-    Ok(window)
+    let before = refusals(asked());
+    wait_for("more attempts", PATIENCE, || match refusals(asked()) {
+        now if asked().is_none() || now >= before + 3 => Ok(()),
+        now => Err(format!("{before}, then {now}: {}", scanner.log())),
+    })?;
+    let log = scanner.log();
+    ensure!(log.matches("hint: ").count() == 1 && log.matches(what).count() == 1, "{log}");
+    Ok(())
+}
+
+fn refusals(log: Option<String>) -> usize {
+    log.unwrap_or_default().matches("request refused").count()
+}
+
+/// The line that is good now is from long ago.
+fn age_invitation(deployment: &Deployment) -> Result<()> {
+    let registry = deployment.path("pki/registry.json");
+    let mut old: serde_json::Value = serde_json::from_slice(&fs::read(&registry)?)?;
+    old["invitations"][0]["until"] = (jiff::Timestamp::now() - jiff::SignedDuration::from_secs(1)).to_string().into();
+    // Somebody may be reading it.
+    let aged = registry.with_extension("aged");
+    fs::copy(&registry, &aged)?;
+    fs::write(&aged, old.to_string())?;
+    Ok(fs::rename(&aged, &registry)?)
 }
 
 fn world(settings: &Settings<'_>) -> Result<(Lab, Deployment)> {

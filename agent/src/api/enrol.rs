@@ -55,7 +55,7 @@ fn refused(error: WindowError) -> Refusal {
     let status = match error {
         WindowError::Proof(_) | WindowError::Unproven | WindowError::Trust(_) => StatusCode::FORBIDDEN,
         WindowError::OtherNode { .. } => StatusCode::CONFLICT,
-        WindowError::Document(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        WindowError::Lost(_) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     };
     Refusal::new(status, &causes(&error))

@@ -102,6 +102,13 @@ async fn enroll(config: &Config, line: EnrolLine) -> anyhow::Result<Enrolled> {
                  messages say what it meets here",
             )?);
         }
+        Err(error @ WindowError::Lost(_)) => {
+            return Ok(Err(error).hint(format!(
+                "this node is not enrolled and the line is spent: see to it that {} can be written, then \
+                 `deadlight-scanner enroll NODE` prints a new line",
+                config.state_dir.display()
+            ))?);
+        }
         Err(error @ WindowError::Server(_)) => (
             error,
             "stop the agent that runs: systemctl stop deadlight-agent; its rules stay. `ss -lntp` shows who listens",

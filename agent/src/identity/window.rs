@@ -38,6 +38,8 @@ enum Progress {
     /// The scanner has proven that it printed the line.
     Proven,
     Enrolled(Enrolled),
+    /// It has brought the certificate, and for this reason the node does not have it.
+    Lost(Arc<DocumentError>),
 }
 
 /// What a node got.
@@ -100,9 +102,9 @@ pub enum WindowError {
     /// What should be the operator's key is none.
     #[error("failed to pin the operator's key")]
     Operator(#[from] OperatorKeyError),
-    /// The identity cannot be kept.
-    #[error(transparent)]
-    Document(#[from] DocumentError),
+    /// The identity cannot be kept: its line is spent for nothing.
+    #[error("failed to keep the certificate that the scanner brought")]
+    Lost(#[source] Arc<DocumentError>),
 }
 
 impl Window {
@@ -114,7 +116,7 @@ impl Window {
         Ok(Self { line, key, request, state_dir, progress, done: Notify::new() })
     }
 
-    /// Listens on `address` until the node is enrolled; `slots` are the door's.
+    /// Listens on `address` until the node has its certificate, or cannot keep it; `slots` are the door's.
     pub async fn wait(self, address: SocketAddr, slots: Slots) -> Result<Enrolled, WindowError> {
         let window = Arc::new(self);
         let (certificate, key) = window.shown()?;
@@ -123,7 +125,7 @@ impl Window {
         window.enrolled(server.run(window.done.notified())).await
     }
 
-    /// Calls `scanners` until the node is enrolled.
+    /// Calls `scanners` until the node has its certificate, or cannot keep it.
     pub async fn call(self, scanners: Vec<SocketAddr>) -> Result<Enrolled, WindowError> {
         let window = Arc::new(self);
         let (certificate, key) = window.shown()?;
@@ -136,6 +138,7 @@ impl Window {
         timeout(OPEN, serving).await.map_err(|_| WindowError::Timeout)?;
         match &*self.progress.lock().unwrap_or_else(PoisonError::into_inner) {
             Progress::Enrolled(enrolled) => Ok(enrolled.clone()),
+            Progress::Lost(error) => Err(WindowError::Lost(Arc::clone(error))),
             Progress::Waiting | Progress::Proven => Err(WindowError::Timeout),
         }
     }
@@ -157,7 +160,7 @@ impl Window {
         Ok(EnrolAnswer { request: self.request.clone(), proof })
     }
 
-    /// Takes the certificate, and the trust document that came with it.
+    /// Takes the certificate, and the trust document that came with it. Kept or not, the window closes then.
     pub fn take(&self, call: &CertificateCall, trust: Option<&str>) -> Result<(), WindowError> {
         if call.schema != CertificateCall::SCHEMA {
             return Err(WindowError::Schema(CertificateCall::SCHEMA));
@@ -183,7 +186,12 @@ impl Window {
             operator_key: call.operator_key.clone(),
             ..Document::default()
         };
-        document.save(&self.state_dir)?;
+        if let Err(error) = document.save(&self.state_dir) {
+            let error = Arc::new(error);
+            *progress = Progress::Lost(Arc::clone(&error));
+            self.done.notify_one();
+            return Err(WindowError::Lost(error));
+        }
         let (node, key, validity) = (self.line.node.clone(), key_id(&self.key), credentials.validity());
         *progress = Progress::Enrolled(Enrolled { node, key, validity });
         self.done.notify_one();

@@ -1,5 +1,6 @@
 //! `enroll`: one line for a new node, and the wait for it.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
@@ -81,27 +82,50 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
-/// Calls the node until it is enrolled.
+/// Calls the node until it is enrolled. What waiting does not remove is told once, and waited out all the same: somebody
+/// may be at work on the node.
 async fn call(pki: &Pki, credentials: &Credentials, name: &Name, url: &Url) -> Result<(), Failure> {
-    let mut told = String::new();
+    let mut told = BTreeSet::new();
     loop {
         match upkeep::enrol(pki, credentials, name, url, Timestamp::now()).await {
             Ok(()) => return Ok(()),
             // A scanner that runs beside us has seen the invitation too.
-            Err(UpkeepError::Pki(PkiError::Invitation(InvitationError::Used { .. }))) => return Ok(()),
-            Err(error @ UpkeepError::Pki(_)) => return Ok(Err(error).hint(another_line(name))?),
-            Err(error) => {
-                let text = match &error {
-                    UpkeepError::Enrol(EnrolError::Reach(_)) => format!("waiting for {url}: {}", causes(&error)),
-                    _ => causes(&error),
-                };
-                if text != told {
-                    tell(&text);
-                    told = text;
+            Err(UpkeepError::Pki(PkiError::Invitation(InvitationError::Used { .. }))) => {
+                if is_enrolled(pki, name)? {
+                    return Ok(());
                 }
-                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error @ UpkeepError::Pki(_)) => return Ok(Err(error).hint(another_line(name))?),
+            Err(UpkeepError::Enrol(error @ EnrolError::Undelivered(_))) => {
+                return Ok(Err(error).hint(format!(
+                    "`deadlight-agent enroll` on {name} says whether it is enrolled; where it is not, {}",
+                    another_line(name)
+                ))?);
+            }
+            Err(error) => {
+                let text = waiting(&error, name, url);
+                if !told.contains(&text) {
+                    tell(&text);
+                    told.insert(text);
+                }
             }
         }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn waiting(error: &UpkeepError, name: &Name, url: &Url) -> String {
+    let why = causes(error);
+    let obstacle = match error {
+        UpkeepError::Enrol(error) => error.obstacle(),
+        _ => None,
+    };
+    match (obstacle, error) {
+        (Some(obstacle), _) => {
+            format!("{url}: {obstacle}: {why}; waiting until the line expires\nhint: {}", obstacle.hint(name))
+        }
+        (None, UpkeepError::Enrol(EnrolError::Reach(_))) => format!("waiting for {url}: {why}"),
+        (None, _) => why,
     }
 }
 
@@ -114,16 +138,15 @@ async fn await_call(config: &Config, pki: &Pki, credentials: &Credentials, name:
         }
         opened => opened?,
     };
-    loop {
-        let Some(registry) = pki.read()? else { return Err("the CA has forgotten the invitation".into()) };
-        match registry.invitation(name, Timestamp::now()) {
-            Ok(_) => tokio::time::sleep(PAUSE).await,
-            // Used up, but is it there?
-            Err(InvitationError::Used { .. }) if registry.is_told(name) => return Ok(()),
-            Err(InvitationError::Used { .. }) => tokio::time::sleep(PAUSE).await,
-            Err(error) => return Ok(Err(error).hint(another_line(name))?),
-        }
+    while !is_enrolled(pki, name)? {
+        tokio::time::sleep(PAUSE).await;
     }
+    Ok(())
+}
+
+fn is_enrolled(pki: &Pki, name: &Name) -> Result<bool, Failure> {
+    let Some(registry) = pki.read()? else { return Err("the CA has forgotten the invitation".into()) };
+    Ok(registry.is_enrolled(name, Timestamp::now()).hint(another_line(name))?)
 }
 
 fn another_line(name: &Name) -> String {

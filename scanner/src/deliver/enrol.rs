@@ -74,6 +74,9 @@ pub enum EnrolError {
     /// The CA gave no certificate.
     #[error("failed to get the certificate")]
     Certificate(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The certificate is made, so the line is spent; whether the node has it is not known.
+    #[error("the line is spent, and the node has not confirmed that it keeps its certificate")]
+    Undelivered(#[source] Box<Self>),
 }
 
 impl Meeting<'_> {
@@ -152,7 +155,7 @@ impl Window<'_> {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     tries += 1;
                 }
-                delivered => return delivered,
+                delivered => return delivered.map_err(|error| EnrolError::Undelivered(Box::new(error))),
             }
         }
     }

@@ -1,6 +1,7 @@
 //! One order to one agent, over mutual TLS, and its report; its certificates besides.
 
 mod enrol;
+mod obstacle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -23,6 +24,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use enrol::{EnrolError, Meeting, Window};
+pub use obstacle::Obstacle;
 
 use crate::line::{Answer, Ask, LineError};
 use crate::pull::{Hub, PullError, Purpose};

@@ -95,6 +95,16 @@ pub enum InvitationError {
         node: Name,
         /// When.
         used: Timestamp,
+        /// Until when it was good.
+        until: Timestamp,
+    },
+    /// Used, and in vain.
+    #[error("the enrolment line of node {node} was used at {used}, but its certificate is not known to have arrived")]
+    Lost {
+        /// The node.
+        node: Name,
+        /// When.
+        used: Timestamp,
     },
 }
 
@@ -131,7 +141,9 @@ impl Registry {
         let invitation = self.invitations.iter().find(|invitation| invitation.node == *node);
         let invitation = invitation.ok_or_else(|| InvitationError::None(node.clone()))?;
         match invitation {
-            Invitation { used: Some(used), .. } => Err(InvitationError::Used { node: node.clone(), used: *used }),
+            Invitation { used: Some(used), until, .. } => {
+                Err(InvitationError::Used { node: node.clone(), used: *used, until: *until })
+            }
             Invitation { until, .. } if *until < now => {
                 Err(InvitationError::Expired { node: node.clone(), until: *until })
             }
@@ -143,6 +155,23 @@ impl Registry {
     pub fn invited(&self, now: Timestamp) -> Vec<Name> {
         let nodes = self.invitations.iter().map(|invitation| &invitation.node);
         nodes.filter(|node| self.invitation(node, now).is_ok()).cloned().collect()
+    }
+
+    /// Whether the last line of `node` has brought it its certificate, as far as anybody knows; an error when it never will.
+    pub fn is_enrolled(&self, node: &Name, now: Timestamp) -> Result<bool, InvitationError> {
+        let is_its = |certificate: &&Certificate| certificate.identity == Identity::Agent(node.clone());
+        match self.invitation(node, now) {
+            Ok(_) => Ok(false),
+            Err(InvitationError::Used { .. })
+                if self.certificates.iter().rfind(is_its).is_some_and(|it| it.arrived) =>
+            {
+                Ok(true)
+            }
+            // The node waits as long, and a scanner beside us may be about to hand it over.
+            Err(InvitationError::Used { until, .. }) if now <= until => Ok(false),
+            Err(InvitationError::Used { node, used, .. }) => Err(InvitationError::Lost { node, used }),
+            Err(error) => Err(error),
+        }
     }
 
     /// Uses up the invitation of `node`.

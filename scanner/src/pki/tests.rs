@@ -155,6 +155,28 @@ fn an_invitation_is_for_one_node_and_ten_minutes() {
 }
 
 #[test]
+fn a_line_that_is_used_has_enrolled_nobody_before_the_certificate_has_arrived() {
+    let (_directory, pki) = invited(at(0));
+    let is_enrolled = |now| registry(&pki).is_enrolled(&node("n1"), at(now));
+    let lost = |result| matches!(result, Err(InvitationError::Lost { .. }));
+    assert_eq!(is_enrolled(1), Ok(false), "nobody has used it");
+    pki.enrol(&node("n1"), &request(), at(1)).unwrap();
+    assert_eq!(is_enrolled(599), Ok(false), "it may be on its way");
+    assert!(lost(is_enrolled(601)), "nobody waits for it any more");
+    arrive(&pki, "agent/n1");
+    assert_eq!((is_enrolled(2), is_enrolled(601)), (Ok(true), Ok(true)));
+
+    // What it had before counts for nothing.
+    invite(&pki, at(700));
+    assert_eq!(is_enrolled(701), Ok(false));
+    pki.enrol(&node("n1"), &request(), at(701)).unwrap();
+    assert_eq!(is_enrolled(702), Ok(false));
+    assert!(lost(is_enrolled(1_301)));
+    invite(&pki, at(1_400));
+    assert!(matches!(is_enrolled(2_001), Err(InvitationError::Expired { .. })));
+}
+
+#[test]
 fn names_in_a_request_count_for_nothing() {
     let (_directory, pki) = invited(at(0));
     let pem = pki.enrol(&node("n1"), &request(), at(1)).unwrap();
