@@ -25,6 +25,7 @@ mod reinsert;
 mod revert;
 mod second_writer;
 mod secrets;
+mod secrets_at_enrolment;
 mod sessions;
 mod syn_scan;
 mod trust;

@@ -9,13 +9,13 @@ use deadlight_tests::{
     hostile::request,
     lab::{Family::V4, Lab},
     order::PATH,
-    programs::{self, Running, built, finish},
-    secret::Secret,
+    programs::{self, Running, built},
+    secret::{Secret, Seen},
     test_ca::{TestCa, Validity},
 };
 
 /// Everything, of every library.
-const ALL: (&str, &str) = ("DEADLIGHT_LOG", "trace");
+pub(crate) const ALL: (&str, &str) = ("DEADLIGHT_LOG", "trace");
 const KEYS: [&str; 3] = ["ca.key", "agent-n1.key", "scanner-office-a.key"];
 
 #[test]
@@ -23,7 +23,7 @@ fn no_output_shows_a_key() -> Result<()> {
     let lab = Lab::new(Layout::V26, Backend::Nft, ForwardPolicy::Drop)?;
     let deployment = Deployment::new(&Settings { sweep: "1-100,8080", ..Settings::default() })?;
     let secrets = KEYS.map(|key| Secret::read(&deployment.path(key))).into_iter().collect::<Result<Vec<_>>>()?;
-    let mut seen = Seen { secrets, outputs: 0 };
+    let mut seen = Seen::none_of(secrets);
 
     let mut command = programs::agent(lab.node())?;
     command.env(ALL.0, ALL.1);
@@ -134,7 +134,8 @@ fn a_process_with_a_key_leaves_no_core_and_lets_nobody_look() -> Result<()> {
     sealed(&scanner)
 }
 
-fn sealed(process: &Running) -> Result<()> {
+/// Its memory is its own.
+pub(crate) fn sealed(process: &Running) -> Result<()> {
     let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid()))?;
     ensure!(core_limit(&limits).is_some_and(|limit| limit == ["0", "0"]), "{limits}");
     Ok(())
@@ -167,27 +168,4 @@ fn place(deployment: &Deployment, key: &Path, change: impl FnOnce(&str) -> Strin
     let ca = fs::read_to_string(deployment.path("ca.key"))?;
     fs::write(key, change(&ca))?;
     Ok(fs::set_permissions(key, fs::Permissions::from_mode(0o600))?)
-}
-
-/// Looks through every output.
-struct Seen {
-    secrets: Vec<Secret>,
-    outputs: usize,
-}
-
-impl Seen {
-    fn ended(&mut self, mut command: Command, code: i32) -> Result<()> {
-        let ended = finish(&mut command)?.expect_code(code)?;
-        self.text(&ended.stdout)?;
-        self.text(&ended.stderr)
-    }
-
-    fn text(&mut self, text: &str) -> Result<()> {
-        self.outputs += 1;
-        for secret in &self.secrets {
-            let shown = secret.shown_in(text);
-            ensure!(shown.is_none(), "{} is shown as {shown:?} in {text}", secret.name);
-        }
-        Ok(())
-    }
 }

@@ -67,7 +67,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     })?;
     let line = EnrolLine { node: name.clone(), authority, secret };
     print(&format!("{line}\n"))?;
-    tell(&format!("On {name}, as root, within 10 minutes:  deadlight-agent enroll {line}"));
+    // The line has a secret in it, so it is written once.
+    tell(&format!("On {name}, as root, within 10 minutes:  deadlight-agent enroll LINE  with the line above"));
     if detach {
         return Ok(Exit::Fine);
     }
