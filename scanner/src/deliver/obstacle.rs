@@ -51,16 +51,16 @@ impl Obstacle {
                 format!("on {node} end the `deadlight-agent enroll` that waits there, and run it with the line above")
             }
             Self::OtherNode => format!(
-                "run the line above on {node}; if that was done, `agent` of [[node]] {node} names another node's address"
+                "run the line above on {node}; if you did, `agent` of [[node]] {node} names another node's address"
             ),
             Self::OtherAuthority => format!(
-                "on {node} end the `deadlight-agent enroll` that waits there with another scanner's line, or `systemctl \
-                 stop deadlight-agent` where it is enrolled with another CA; then `deadlight-agent enroll --again` with \
-                 the line above"
+                "on {node} end the `deadlight-agent enroll` that waits there with another scanner's line, or \
+                 `systemctl stop deadlight-agent` where it is enrolled with another CA; then \
+                 `deadlight-agent enroll --again` with the line above"
             ),
             Self::NoWindow => format!(
-                "an agent that is enrolled answers so: on {node} `systemctl stop deadlight-agent`, then `deadlight-agent \
-                 enroll --again` with the line above"
+                "an agent that is enrolled answers so: on {node} `systemctl stop deadlight-agent`, then \
+                 `deadlight-agent enroll --again` with the line above"
             ),
         }
     }
