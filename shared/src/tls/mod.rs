@@ -1,6 +1,8 @@
 //! Mutual TLS 1.3 with the deployment's own CA. The only module that sets rustls up.
 
 mod pull;
+#[cfg(test)]
+mod test_ca;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -344,3 +346,6 @@ fn read_error(what: &'static str, path: &Path) -> impl Fn(pem::Error) -> TlsErro
     let path = path.to_owned();
     move |source| TlsError::Read { what, path: path.clone(), source }
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,67 +135,8 @@ pub fn pinned_calling_config(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trust::{Revoked, Trust};
-    use jiff::{SignedDuration, Timestamp};
-    use rcgen::{
-        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, PublicKeyData as _,
-        SanType,
-    };
-
-    const N1: &str = "spiffe://deadlight/agent/n1";
-    const SCANNER: &str = "spiffe://deadlight/scanner/office-a";
-
-    struct Ca {
-        issuer: Issuer<'static, KeyPair>,
-        pem: String,
-    }
-
-    /// What one side holds.
-    struct Held {
-        credentials: Credentials,
-        key: KeyId,
-    }
-
-    impl Ca {
-        fn new() -> Self {
-            let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            let pem = params.self_signed(&key).unwrap().pem();
-            Self { issuer: Issuer::new(params, key), pem }
-        }
-
-        fn trust(&self, revoked: &[KeyId]) -> Trust {
-            let until = Timestamp::now();
-            let revoked = revoked.iter().map(|&key| Revoked { key, until }).collect();
-            Trust { generation: 1, authorities: vec![self.pem.clone()], revoked }
-        }
-
-        /// A certificate for `uri` that ended so many days ago, or did not.
-        fn held(&self, uri: &str, days_ago: i64) -> Held {
-            let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
-            params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-            params.extended_key_usages = match uri {
-                SCANNER => vec![ExtendedKeyUsagePurpose::ClientAuth],
-                _ => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
-            };
-            let end = Timestamp::now() - SignedDuration::from_hours(24 * days_ago);
-            let at = |time: Timestamp| {
-                let second = u64::try_from(time.as_second()).unwrap();
-                rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(second)
-            };
-            (params.not_before, params.not_after) = (at(end - SignedDuration::from_hours(24 * 7)), at(end));
-            let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-            let credentials = Credentials::of_pair(&certificate, &key.serialize_pem(), &self.trust(&[])).unwrap();
-            Held { credentials, key: KeyId::of_public_key(&key.subject_public_key_info()) }
-        }
-
-        /// Whom a scanner of this CA lets in, when `renewable` are the keys of n1.
-        fn callers(&self, renewable: &[KeyId], revoked: &[KeyId], strangers: bool) -> Callers {
-            let scanner = self.held(SCANNER, -1).credentials.with_trust(&self.trust(revoked)).unwrap();
-            let n1 = ("n1".parse().unwrap(), renewable.iter().copied().collect());
-            scanner.callers([n1].into(), strangers)
-        }
-    }
+    use crate::tls::test_ca::{Ca, Held, N1, N2, SCANNER};
+    use rcgen::{CertificateParams, KeyPair, PublicKeyData as _, SanType};
 
     fn judged(callers: &Callers, held: &Held) -> Result<Caller, Error> {
         callers.judge(&held.credentials.chain)
@@ -207,12 +148,7 @@ mod tests {
         let callers = ours.callers(&[], &[], false);
         let n1 = ours.held(N1, -1);
         assert_eq!(judged(&callers, &n1), Ok(Caller::Agent { node: "n1".parse().unwrap(), ended: false }));
-        for held in [
-            foreign.held(N1, -1),
-            ours.held("spiffe://deadlight/agent/n2", -1),
-            ours.held(SCANNER, -1),
-            ours.held(N1, 1),
-        ] {
+        for held in [foreign.held(N1, -1), ours.held(N2, -1), ours.held(SCANNER, -1), ours.held(N1, 1)] {
             assert!(judged(&callers, &held).is_err());
         }
         assert!(callers.judge(&[]).is_err());
@@ -263,8 +199,7 @@ mod tests {
         let revoked = agent.credentials.clone().with_trust(&ours.trust(&[scanner.key])).unwrap();
         assert!(!judged(&ScannerVerifier(revoked.anchor().unwrap()), &scanner.credentials.chain));
 
-        let authority = KeyId::of_certificate(&ours.trust(&[]).certificates().unwrap()[0]).unwrap();
-        let pinned = ScannerVerifier(Anchor::Pinned { authority });
+        let pinned = ScannerVerifier(Anchor::Pinned { authority: ours.key() });
         let sent = |held: &Held| [held.credentials.chain.clone(), held.credentials.authorities.clone()].concat();
         assert!(judged(&pinned, &sent(&scanner)));
         assert!(!judged(&pinned, &scanner.credentials.chain), "without the CA's certificate");
