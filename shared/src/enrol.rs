@@ -208,6 +208,7 @@ mod tests {
         let text = line().to_string();
         let read: EnrolLine = format!(" {text}\n").parse().unwrap();
         assert_eq!((read.to_string(), read.node.as_str()), (text.clone(), "n1"));
+        assert_eq!(read.authority, line().authority, "the CA whose key the line names");
         let error = |text: &str| text.parse::<EnrolLine>().err().unwrap().to_string();
         assert!(error("").contains("does not begin"));
         assert!(error(&text.replace("deadlight1", "deadlight2")).contains("does not begin"));
@@ -244,6 +245,7 @@ mod tests {
         }
         let kept = serde_json::to_string(&verifier).unwrap();
         assert!(!kept.contains(&BASE64URL_NOPAD.encode(&secret.0)));
+        assert_eq!(format!("{verifier:?}"), "Verifier(..)", "a log shows nothing of it");
         assert!(serde_json::from_str::<Verifier>(&kept).unwrap() == verifier);
     }
 }

@@ -86,6 +86,8 @@ mod tests {
         let id = KeyId::of_public_key(b"abc");
         assert_eq!(id.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(format!("{id:?}"), id.to_string(), "a log names the key as a command does");
+        assert_eq!((KeyId::from(*id.as_bytes()), id.as_bytes()[0]), (id, 0xba));
         for bad in ["", "ba78", &"g".repeat(64), &"a".repeat(66)] {
             assert_eq!(bad.parse::<KeyId>(), Err(KeyIdError), "{bad}");
         }

@@ -132,6 +132,15 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_told_from_another_and_has_a_word_of_its_own() {
+        let [one, other] = [(); 2].map(|()| OperatorSecret::generate().unwrap().public().unwrap());
+        assert_ne!(one, other);
+        assert_ne!(one.to_string(), other.to_string());
+        assert!(one.to_pem().contains(&format!("\n{one}\n")), "the word is the line of its PEM block");
+        assert_eq!(format!("{one:?}"), format!("OperatorKey({one})"));
+    }
+
+    #[test]
     fn reads_what_openssl_writes() {
         // openssl genpkey -algorithm ed25519; openssl pkey -pubout
         let secret = b"-----BEGIN PRIVATE KEY-----\n\

@@ -171,6 +171,19 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_has_ended_after_its_last_second() {
+        let ca = Ca::new();
+        let n1 = ca.held(N1, 1);
+        let callers = ca.callers(&[n1.key], &[], false);
+        let (_, end) = period(&n1.credentials.chain[0]).unwrap();
+        for (seconds, wanted) in [(0, false), (1, true)] {
+            let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(end.as_secs() + seconds));
+            let judged = callers.judge_at(&n1.credentials.chain[0], &[], now);
+            assert!(matches!(judged, Ok(Caller::Agent { ended, .. }) if ended == wanted), "{judged:?}");
+        }
+    }
+
+    #[test]
     fn a_key_without_an_identity_is_a_stranger_while_somebody_is_invited() {
         let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
         let chain = [CertificateParams::default().self_signed(&key).unwrap().der().clone()];

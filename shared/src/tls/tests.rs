@@ -112,6 +112,27 @@ fn scanner_and_agent_accept_each_other_and_know_who_is_there() {
 }
 
 #[test]
+fn a_scanner_that_is_called_talks_to_the_agents_that_shall_call() {
+    let (ours, foreign) = (Ca::new(), Ca::new());
+    let calls = |agent: &Held, strangers| {
+        let callers = Arc::new(ours.callers(&[], &[], strangers));
+        let answering = ours.held(SCANNER, -1).credentials.answering_config(callers).unwrap();
+        ends(agent.credentials.calling_config().unwrap(), answering)
+    };
+    let mut knows_us = foreign.held(N1, -1);
+    knows_us.credentials = knows_us.credentials.with_trust(&ours.trust(&[])).unwrap();
+    for strangers in [false, true] {
+        assert_eq!(calls(&ours.held(N1, -1), strangers), "well");
+        let unasked = calls(&ours.held(N2, -1), strangers);
+        assert_eq!(unasked, "server: invalid peer certificate: ApplicationVerificationFailure");
+        let forged = calls(&knows_us, strangers);
+        assert_eq!(forged, "server: invalid peer certificate: BadSignature", "another CA of the same name");
+        let ended = calls(&ours.held(N1, 1), strangers);
+        assert!(ended.starts_with("server: invalid peer certificate: certificate expired"), "{ended}");
+    }
+}
+
+#[test]
 fn an_agent_talks_to_holders_of_a_certificate_that_holds_and_is_its_cas() {
     let (ours, foreign) = (Ca::new(), Ca::new());
     let (agent, scanner) = (ours.held(N1, -1), ours.held(SCANNER, -1));
