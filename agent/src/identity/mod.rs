@@ -9,3 +9,6 @@ pub use document::{Document, DocumentError};
 pub(crate) use keyring::tests::enrolled;
 pub use keyring::{IdentityError, Keyring};
 pub use window::{Enrolled, Window, WindowError};
+
+#[cfg(test)]
+mod tests;
