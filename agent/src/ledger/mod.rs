@@ -196,11 +196,62 @@ mod tests {
         let before = ledger.clone();
         ledger.hear(&networks(&["198.51.100.11"]), after(0) + SignedDuration::from_mins(1));
         assert_eq!(ledger, before, "nothing to write");
+        ledger.hear(&networks(&["198.51.100.11"]), after(0) + SignedDuration::from_mins(10));
+        assert_eq!(ledger, before, "to within ten minutes");
         ledger.hear(&networks(&["198.51.100.11"]), after(23));
         assert_eq!(ledger.peers.len(), 2);
         ledger.hear(&networks(&["198.51.100.11"]), after(24));
         assert_eq!(ledger.peers.keys().map(ToString::to_string).collect::<Vec<_>>(), ["198.51.100.11"]);
         ledger.hear(&Networks::default(), after(48));
         assert!(ledger.peers.is_empty());
+    }
+    #[test]
+    fn a_closure_keeps_its_date_and_a_local_word_outlives_an_orders() {
+        let at = |hours| Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hours);
+        let mut ledger = Ledger::default();
+        let mut closed_by = |origin: &Origin, port: &str, hours| {
+            ledger.close(Closure { port: port.parse().unwrap(), origin: origin.clone(), since: at(hours) });
+            ledger.closures.clone()
+        };
+        let [order, other] = ["office-a", "office-b"].map(|name| Origin::Order(name.parse().unwrap()));
+        let closure =
+            |origin: &Origin| Closure { port: "80/tcp".parse().unwrap(), origin: origin.clone(), since: at(0) };
+        assert_eq!(closed_by(&order, "80/tcp", 0), [closure(&order)]);
+        for again in [&order, &other, &Origin::Posture] {
+            assert_eq!(closed_by(again, "80/tcp", 1), [closure(&order)]);
+        }
+        assert_eq!(closed_by(&Origin::Local, "80/tcp", 2), [closure(&Origin::Local)]);
+        assert_eq!(closed_by(&order, "80/tcp", 3), [closure(&Origin::Local)]);
+        assert_eq!(closed_by(&order, "80/udp", 4).len(), 2, "another port");
+    }
+
+    #[test]
+    fn what_is_forgotten_allows_nothing_and_is_not_played_again() {
+        let mut order: Order =
+            serde_json::from_str(include_str!("../../../shared/src/wire/golden/order.json")).unwrap();
+        order.allow = "80/tcp".parse().unwrap();
+        let mut ledger = Ledger { armed: true, allowed_locally: "81/tcp".parse().unwrap(), ..Ledger::default() };
+        ledger.close(Closure { port: "82/tcp".parse().unwrap(), origin: Origin::Local, since: Timestamp::UNIX_EPOCH });
+        ledger.orders.insert(order.scanner.clone(), Answered::begun(&order));
+        assert_eq!(ledger.allowed(&Permitted::All).to_string(), "80-81/tcp");
+        ledger.forget();
+        assert_eq!((ledger.allowed(&Permitted::All), ledger.closed()), (PortSet::default(), PortSet::default()));
+        assert!(!ledger.armed);
+        let mark = OrderMark { epoch: order.epoch, sequence: order.sequence };
+        assert_eq!(ledger.orders[&order.scanner].mark, mark);
+    }
+
+    #[test]
+    fn who_allows_a_port_is_told_by_name() {
+        let mut order: Order =
+            serde_json::from_str(include_str!("../../../shared/src/wire/golden/order.json")).unwrap();
+        (order.scanner, order.allow) = ("office-a".parse().unwrap(), "80-81/tcp".parse().unwrap());
+        let mut ledger = Ledger { allowed_locally: "81/tcp".parse().unwrap(), ..Ledger::default() };
+        ledger.orders.insert(order.scanner.clone(), Answered::begun(&order));
+        let by = |port: &str, permitted: &Permitted| ledger.allowed_by(port.parse().unwrap(), permitted);
+        assert_eq!(by("80/tcp", &Permitted::All), ["allowed by scanner office-a"]);
+        assert_eq!(by("81/tcp", &Permitted::All), ["allowed on this node", "allowed by scanner office-a"]);
+        assert_eq!(by("81/tcp", &Permitted::default()), ["allowed on this node"], "not signed by the operator");
+        assert!(by("82/tcp", &Permitted::All).is_empty());
     }
 }

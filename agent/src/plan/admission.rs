@@ -63,6 +63,7 @@ mod tests {
             admit(&order, &scanner.parse().unwrap(), &node.parse().unwrap(), at(now)).map_err(|error| error.to_string())
         };
         assert_eq!(admit("s1", "n1", 2_692_000), Ok(()));
+        assert_eq!(admit("s1", "n1", 2_692_800), Ok(()), "the last second");
         for (scanner, node, now, wanted) in [
             ("s2", "n1", 2_692_000, "another scanner"),
             ("s1", "n2", 2_692_000, "is for n1, this is n2"),

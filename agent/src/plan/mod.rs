@@ -187,7 +187,23 @@ mod tests {
         assert_eq!(again[0].verdict, Verdict::Close, "closed already");
         assert!(matches!(again[2].verdict, Verdict::Hold(_)));
         let later = NOW + SignedDuration::from_hours(1);
-        assert_eq!(decide(&first, &ledger, &policy, later)[2].verdict, Verdict::Close);
+        let last = decide(&first, &ledger, &policy, later);
+        assert_eq!(last[2].verdict, Verdict::Close);
+        record(&first, &last, &mut ledger, &policy, later);
+        assert_eq!(ledger.spent, [later], "what no longer counts is not kept");
+    }
+
+    #[test]
+    fn an_order_that_names_a_port_again_does_not_make_it_anybody_elses() {
+        let policy = policy("22/tcp", 20);
+        let mut ledger = Ledger::default();
+        for (ports, allow, wanted) in [("8080/tcp", "", "8080/tcp"), ("8080/tcp", "", "8080/tcp"), ("", "8080/tcp", "")]
+        {
+            let order = order(&ports.split_whitespace().collect::<Vec<_>>(), allow);
+            let decisions = decide(&order, &ledger, &policy, NOW);
+            record(&order, &decisions, &mut ledger, &policy, NOW);
+            assert_eq!(ledger.closed().to_string(), wanted);
+        }
     }
 
     #[test]
