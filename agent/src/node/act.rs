@@ -207,3 +207,6 @@ fn published(inspection: &Inspection, listeners: &[Listener], docker: Option<&Do
     ports.extend(&listeners.iter().filter(is_proxy).map(|listener| listener.port).collect());
     ports
 }
+
+#[cfg(test)]
+mod tests;
