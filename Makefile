@@ -2,7 +2,7 @@
 # network namespaces are: demo, test, test-swarm, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz lint build install
+.PHONY: demo test test-swarm bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants lint build install
 
 demo: install build
 	target/debug/deadlight-demo
@@ -55,6 +55,15 @@ fuzz-corpus: cargo-fuzz
 
 cargo-fuzz:
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+
+# Bugs planted one at a time in what decides (.cargo/mutants.toml); a unit test of the same package has to fail for each.
+# Works on a copy. Results are in target/mutants/PACKAGE; hours on two cores: PACKAGES=shared or MUTANTS='-f FILE' for less.
+mutants: PACKAGES ?= shared scanner agent
+mutants:
+	@command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
+	@result=0; for package in $(PACKAGES); do mkdir -p target/mutants/$$package; \
+		cargo mutants --package deadlight-$$package --output target/mutants/$$package --no-shuffle --timeout 600 \
+			--cargo-arg=--lib $(MUTANTS) || result=1; done; exit $$result
 
 lint:
 	cargo fmt --all --check

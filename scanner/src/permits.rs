@@ -315,6 +315,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("permits.json");
         assert_eq!(Permits::load(&path).unwrap(), None);
+        let unreadable = Permits::load(directory.path());
+        assert!(matches!(unreadable, Err(PermitsError::Read { .. })), "what cannot be read is not as none");
         let secret = OperatorSecret::generate().unwrap();
         let permits = Permits::sign(&intent(&config(&LIST), TODAY), None, &secret, Timestamp::UNIX_EPOCH).unwrap();
         permits.save(&path).unwrap();

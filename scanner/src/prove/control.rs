@@ -96,6 +96,7 @@ mod tests {
         assert_eq!(control.loss(at(350), at(500)), Loss { asked: 5, lost: 1 });
         assert!(control.is_settled(at(350), at(500)));
         assert_eq!(control.loss(at(0), at(900)), Loss { asked: 6, lost: 2 });
+        assert_eq!(control.loss(at(0) + NEAR, at(500)), Loss { asked: 6, lost: 2 }, "near is near to the last moment");
         assert!(!control.is_settled(at(0), at(900)));
     }
 

@@ -122,3 +122,32 @@ impl fmt::Display for Unproven {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_there_is_no_proof_is_told_in_words() {
+        let control: Port = "7443/tcp".parse().unwrap();
+        for (unproven, wanted) in [
+            (Unproven::NoControlPort, "silence proves nothing without a control port on this node"),
+            (
+                Unproven::Blind { control, asked: 9 },
+                "control port 7443/tcp did not answer either, 0 of 9: this vantage point is blind",
+            ),
+            (
+                Unproven::Lossy { control, loss: Loss { asked: 9, lost: 7 } },
+                "control port 7443/tcp answered only 2 of 9: silence proves nothing",
+            ),
+            (
+                Unproven::SilentUdp { attempts: 20 },
+                "20 attempts, all silent: for UDP silence proves nothing, a refusal would",
+            ),
+            (Unproven::Mixed { refused: 1, silent: 2 }, "1 attempts refused and 2 silent: neither is enough"),
+            (Unproven::NotAsked("no\nroute".to_owned()), "could not ask: no\\u{a}route"),
+        ] {
+            assert_eq!(unproven.to_string(), wanted);
+        }
+    }
+}
