@@ -54,9 +54,10 @@ mod tests {
             listener("9001/tcp", "::"),
             listener("9000/udp", "::"),
             listener("9002/tcp", "127.0.0.1"),
+            listener("9003/udp", "::"),
         ];
         let addresses: Vec<IpAddr> = ["2001:db8::11", "198.51.100.11", "127.0.0.1"].map(|a| a.parse().unwrap()).into();
-        let closed = "9000,9002,40000/tcp,9000/udp".parse().unwrap();
+        let closed = "9000,9002,40000/tcp,9000/udp,9003/udp".parse().unwrap();
         let cases = [
             (flow(Protocol::Tcp, "[2001:db8::11]:9000", "[2001:db8::1]:5000"), true),
             (flow(Protocol::Tcp, "198.51.100.11:9000", "198.51.100.1:5000"), true),
@@ -64,6 +65,7 @@ mod tests {
             (flow(Protocol::Tcp, "[2001:db8::11]:9001", "[2001:db8::1]:5000"), false),
             (flow(Protocol::Tcp, "[2001:db8::11]:40000", "[2001:db8::1]:443"), false),
             (flow(Protocol::Udp, "[2001:db8::11]:9000", "[2001:db8::1]:5000"), false),
+            (flow(Protocol::Tcp, "[2001:db8::11]:9003", "[2001:db8::1]:5000"), false),
             (flow(Protocol::Tcp, "198.51.100.11:9002", "198.51.100.1:5000"), false),
             (flow(Protocol::Tcp, "198.51.100.11:9000", "127.0.0.1:5000"), false),
         ];

@@ -109,6 +109,7 @@ mod tests {
             pace.look(now - 50 * MS, now, flood);
         }
         pace.hear(now);
+        assert_eq!(pace.due, now, "so many are looked after at once");
         pace.look(now, now + 50 * MS, flood);
         pace.hear(now + 60 * MS);
         assert_eq!(pace.due, now + 550 * MS, "ten times the cost of the last look");
