@@ -70,7 +70,7 @@ pub enum IdentityError {
 impl Keyring {
     /// What was enrolled or renewed, or the files of `by_hand`: whichever certificate is younger.
     pub fn load(state_dir: PathBuf, by_hand: Option<&TlsPaths>) -> Result<Self, IdentityError> {
-        let document = Document::load(&state_dir)?;
+        let mut document = Document::load(&state_dir)?;
         let by_hand = by_hand.map(Credentials::load).transpose()?;
         let own = match (&document.pair, &document.trust) {
             (Some(pair), Some(trust)) => Some(Credentials::of_pair(&pair.certificate, &pair.key, trust)?),
@@ -78,9 +78,11 @@ impl Keyring {
         };
         let credentials = match (by_hand, own) {
             (Some(by_hand), Some(own)) if by_hand.validity().from <= own.validity().from => own,
-            (Some(by_hand), _) => match &document.trust {
-                // Files of another CA than the one we were told of: the operator has begun anew.
-                Some(trust) if shares(by_hand.authorities(), &trust.certificates()?) => by_hand.with_trust(trust)?,
+            (Some(by_hand), _) => match document.trust.take() {
+                Some(trust) if shares(by_hand.authorities(), &trust.certificates()?) => {
+                    by_hand.with_trust(document.trust.insert(trust))?
+                }
+                // Files of another CA than the one we were told of: the operator has begun anew, and so do generations.
                 _ => by_hand,
             },
             (None, Some(own)) => own,

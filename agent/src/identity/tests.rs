@@ -175,6 +175,9 @@ fn files_made_by_hand_keep_what_was_told_unless_another_ca_made_them() {
     assert!(ours.learn(&by_second()).is_ok(), "both CAs are still trusted");
     let anew = node.restarted(Some(&foreign.files(node.directory.path(), 2015)));
     assert!(anew.learn(&by_second()).is_err(), "the operator has begun anew");
+    assert_eq!(anew.generation(), 0, "and so has the CA that counts generations");
+    anew.learn(&foreign.tells(1, &[&foreign], &[second.key])).unwrap();
+    assert_eq!(anew.generation(), 1, "its first revocation is not older than what another CA told");
 }
 
 #[test]

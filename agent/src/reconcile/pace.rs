@@ -120,6 +120,23 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_before_quiet_is_over_belongs_to_a_flood() {
+        for (after, is_flood) in [(QUIET, true), (QUIET + MS, false)] {
+            let mut now = Instant::now();
+            let mut pace = Pace::new(now);
+            for _ in 0..AT_ONCE {
+                pace.hear(now);
+                pace.look(now, now, End::Announced);
+            }
+            now += after;
+            pace.hear(now);
+            pace.look(now - 50 * MS, now, End::Announced);
+            pace.hear(now);
+            assert_eq!(pace.due > now, is_flood, "{after:?}");
+        }
+    }
+
+    #[test]
     fn a_costly_look_is_rarer_but_never_too_rare() {
         let start = Instant::now();
         let after = |cost: Duration, end| {
