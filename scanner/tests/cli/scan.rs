@@ -208,7 +208,7 @@ fn an_interrupted_scan_says_so_and_goes_on_from_there() {
         .expect(2, &["was left by a scan of other targets or ports", "hint: rm "]);
     let kept: Value = serde_json::from_str(&std::fs::read_to_string(&state).unwrap()).unwrap();
     let settled: PortSet = kept["settled"]["127.0.0.1"]["closed"].as_str().unwrap().parse().unwrap();
-    let late = TcpListener::bind(("127.0.0.1", settled.iter().next().unwrap().number)).unwrap();
+    let late = TcpListener::bind(("127.0.0.1", settled.iter().next().unwrap().number.get())).unwrap();
     let ended = Ended::of(scan("100000").output().unwrap()).expect(1, &[]);
     let document = json(&ended);
     let summary = &document["summary"];
