@@ -24,6 +24,8 @@ use deadlight_tests::{
 use crate::expect;
 
 const ROUNDS: usize = 10;
+/// Less than what passes between two looks that nothing calls for.
+const SOON: Duration = Duration::from_secs(25);
 
 #[test]
 fn never_answers_v20_10_nft_ipv4() -> Result<()> {
@@ -68,7 +70,14 @@ fn never_answers(layout: Layout, backend: Backend, family: Family) -> Result<()>
     ensure!(tried.answered == 0, "{tried:?} while dockerd re-inserted its rules");
 
     let published = Instant::now();
-    wait_for("the ACCEPT to be narrow again", Duration::from_secs(30), || expect::narrow(lab.node(), backend))?;
-    println!("{tried:?}; tightened {:.2?} after the last of {ROUNDS} publications", published.elapsed());
+    let narrow = || wait_for("the ACCEPT to be narrow again", SOON, || expect::narrow(lab.node(), backend));
+    narrow()?;
+    let tightened = published.elapsed();
+    // Right after a repair the tables are as they were before it.
+    for _ in 0..2 {
+        lab.reinsert_wide(INGRESS)?;
+        narrow()?;
+    }
+    println!("{tried:?}; tightened {tightened:.2?} after the last of {ROUNDS} publications");
     Ok(())
 }

@@ -81,7 +81,9 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
             Ok(_) => End::Silent,
         };
         pace.look(started, Instant::now(), end);
-        legacy = standing.filter(|_| end == End::Silent);
+        // After a repair it is what the same trouble would look like once more.
+        let is_settled = end == End::Silent && looked.is_ok_and(|written| written.is_empty());
+        legacy = standing.filter(|_| is_settled);
         if end != End::Failed {
             authors.clear();
             (facts_changed, undone) = (false, false);
