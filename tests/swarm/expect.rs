@@ -61,6 +61,15 @@ pub(crate) fn closed(swarm: &Swarm, node: &Node, protocol: Protocol, port: u16) 
     Ok(())
 }
 
+/// Why the agent says that a port is open: a kind, and names. Docker on an emulated node may be too slow for the agent's
+/// patience, and then the kind comes alone, or a simpler one.
+pub(crate) fn cause(swarm: &Swarm, node: &Node, port: &str, kind: &str, names: &str) -> Result<String> {
+    wait_for(&format!("the cause of {port}"), PATIENCE, || match swarm.fleet.explain(swarm.lab(), node, port) {
+        Ok(cause) if cause.starts_with(kind) && cause.contains(names) => Ok(cause),
+        other => Err(format!("{other:?}, not {kind} with {names}")),
+    })
+}
+
 fn ask(swarm: &Swarm, protocol: Protocol, to: SocketAddr) -> Result<Answer> {
     match protocol {
         Protocol::Tcp => tcp_answer(swarm.inet(), to),

@@ -16,9 +16,7 @@ use crate::{
 pub(crate) fn container_on_the_host_network(swarm: &Swarm, node: &'static Node) -> Result<()> {
     swarm.run_container(node, "story-host", "--network host", "socat TCP6-LISTEN:9010,fork,reuseaddr PIPE")?;
     closes(swarm, node, 9010)?;
-    let cause = swarm.fleet.explain(swarm.lab(), node, "9010/tcp")?;
-    ensure!(cause.starts_with("host_process") && cause.contains("container story-host"), "{cause}");
-    Ok(())
+    expect::cause(swarm, node, "9010/tcp", "host_process", "container story-host").map(drop)
 }
 
 /// No container at all.
@@ -28,19 +26,15 @@ pub(crate) fn plain_process(swarm: &Swarm, node: &'static Node) -> Result<()> {
     expect::answers(swarm, Udp, node.at(Family::V4, 5514), Answer::Data)?;
     closes(swarm, node, 9011)?;
     expect::closed(swarm, node, Udp, 5514)?;
-    let cause = swarm.fleet.explain(swarm.lab(), node, "9011/tcp")?;
-    ensure!(cause.starts_with("host_process") && cause.contains("program socat"), "{cause}");
-    Ok(())
+    expect::cause(swarm, node, "9011/tcp", "host_process", "program socat").map(drop)
 }
 
 /// They stay open, because a swarm cannot do without; but nobody may overlook them.
 pub(crate) fn control_ports_are_reported(swarm: &Swarm) -> Result<()> {
     for node in &NODES {
-        let cause = swarm.fleet.explain(swarm.lab(), node, "7946/tcp")?;
-        ensure!(cause.starts_with("swarm_control"), "{cause}");
+        expect::cause(swarm, node, "7946/tcp", "swarm_control", "")?;
     }
-    let cause = swarm.fleet.explain(swarm.lab(), &NODES[0], "2377/tcp")?;
-    ensure!(cause.starts_with("swarm_control"), "{cause}");
+    expect::cause(swarm, &NODES[0], "2377/tcp", "swarm_control", "")?;
     let seen = swarm.fleet.scan(swarm.lab(), "2377,7946")?;
     let control = NODES.iter().map(|node| (node, 7946)).chain([(&NODES[0], 2377)]);
     let expected = control.flat_map(|(node, port)| Family::BOTH.map(|family| node.at(family, port))).collect();
@@ -65,22 +59,16 @@ pub(crate) fn control_ports_are_for_the_swarm_alone(swarm: &Swarm) -> Result<()>
         let status = swarm.manage("docker node ls --format '{{.Status}}'").map_err(|error| format!("{error:#}"))?;
         if status.lines().eq(NODES.iter().map(|_| "Ready")) { Ok(()) } else { Err(status) }
     })?;
-    let cause = swarm.fleet.explain(swarm.lab(), &NODES[1], "7946/tcp")?;
-    ensure!(cause.starts_with("swarm_control"), "{cause}");
-    Ok(())
+    expect::cause(swarm, &NODES[1], "7946/tcp", "swarm_control", "").map(drop)
 }
 
 /// Whoever reaches it has root on the node.
 pub(crate) fn an_open_docker_api(swarm: &Swarm) -> Result<()> {
     let node = &NODES[0];
     swarm.restart_engine_with(node, "-H unix:///var/run/docker.sock -H tcp://[::]:2375")?;
-    let closed = closes(swarm, node, 2375).and_then(|()| {
-        let cause = swarm.fleet.explain(swarm.lab(), node, "2375/tcp")?;
-        ensure!(cause.starts_with("docker_api"), "{cause}");
-        Ok(())
-    });
+    let closed = closes(swarm, node, 2375).and_then(|()| expect::cause(swarm, node, "2375/tcp", "docker_api", ""));
     swarm.restart_engine(node)?;
-    closed
+    closed.map(drop)
 }
 
 fn closes(swarm: &Swarm, node: &'static Node, port: u16) -> Result<()> {

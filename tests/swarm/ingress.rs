@@ -27,9 +27,7 @@ pub(crate) fn closed_through_every_node(swarm: &Swarm) -> Result<()> {
     expect::closed_everywhere(swarm, Tcp, PORT)?;
     expect::closed_everywhere(swarm, Udp, UDP_PORT)?;
     expect::ingress_open(swarm, Tcp, SITE)?;
-    let cause = swarm.fleet.explain(swarm.lab(), &NODES[0], "8080/tcp")?;
-    ensure!(cause.starts_with("swarm_ingress: service stats"), "{cause}");
-    Ok(())
+    expect::cause(swarm, &NODES[0], "8080/tcp", "swarm_ingress: service stats", "").map(drop)
 }
 
 /// dockerd puts its wide ACCEPT back each time.
@@ -83,8 +81,7 @@ pub(crate) fn a_stale_rule_is_closed(swarm: &Swarm) -> Result<()> {
     swarm.on(node, &format!("iptables -t nat -I DOCKER-INGRESS {stale}"))?;
     let outcome = (|| {
         expect::answers(swarm, Tcp, node.at(Family::V4, 8099), Answer::Data)?;
-        let cause = swarm.fleet.explain(swarm.lab(), node, "8099/tcp")?;
-        ensure!(cause.starts_with("stale_ingress"), "{cause}");
+        expect::cause(swarm, node, "8099/tcp", "stale_ingress", "")?;
         swarm.fleet.close(swarm.lab())?;
         ensure!(tcp_answer(swarm.inet(), node.at(Family::V4, 8099))? == Answer::Silent, "it is open");
         Ok(())

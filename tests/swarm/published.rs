@@ -1,6 +1,6 @@
 //! Ports that one container publishes: another chain, and docker-proxy over IPv6.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use deadlight_tests::{answer::Answer, lab::Family};
 
 use crate::{
@@ -23,9 +23,7 @@ pub(crate) fn docker_run(swarm: &Swarm, node: &'static Node) -> Result<()> {
     swarm.fleet.close(swarm.lab())?;
     expect::closed(swarm, node, Tcp, 9000)?;
     expect::closed(swarm, node, Udp, 5514)?;
-    let cause = swarm.fleet.explain(swarm.lab(), node, "9000/tcp")?;
-    ensure!(cause.starts_with("published_container") && cause.contains("container story-web"), "{cause}");
-    Ok(())
+    expect::cause(swarm, node, "9000/tcp", "published_container", "container story-web").map(drop)
 }
 
 /// A service whose tasks publish on their own nodes.
@@ -38,7 +36,5 @@ pub(crate) fn mode_host(swarm: &Swarm, node: &'static Node) -> Result<()> {
     }
     swarm.fleet.close(swarm.lab())?;
     expect::closed(swarm, node, Tcp, 9002)?;
-    let cause = swarm.fleet.explain(swarm.lab(), node, "9002/tcp")?;
-    ensure!(cause.starts_with("published_container") && cause.contains("service local"), "{cause}");
-    Ok(())
+    expect::cause(swarm, node, "9002/tcp", "published_container", "service local").map(drop)
 }
