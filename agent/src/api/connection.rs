@@ -116,7 +116,18 @@ async fn handshake(stream: TcpStream, tls: Arc<ServerConfig>) -> io::Result<TlsS
     let stream = Stranger::new(stream)?;
     // TLS takes memory, and who says nothing gets none.
     stream.spoken().await?;
-    TlsAcceptor::from(tls).accept(stream).await
+    TlsAcceptor::from(tls).accept(stream).into_fallible().await.map_err(|(error, mut stream)| {
+        // A scanner with a wrong certificate has to hear so, and a reset could overtake the alert.
+        if is_about_certificate(&error) {
+            stream.trust().ok();
+        }
+        error
+    })
+}
+
+fn is_about_certificate(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
 }
 
 /// Answers one request of `peer`.

@@ -32,7 +32,7 @@ impl Stranger {
         self.stream.readable().await
     }
 
-    /// The handshake is done: whatever is said now is read, and what was answered arrives.
+    /// The handshake is over: whatever is said now is read, and what was answered arrives.
     pub(super) fn trust(&mut self) -> io::Result<()> {
         self.left = None;
         SockRef::from(&self.stream).set_linger(None)
