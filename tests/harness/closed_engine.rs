@@ -57,8 +57,7 @@ impl<'a> ClosedEngine<'a> {
         let mut watches = Vec::new();
         for &family in families {
             let watch = |port| SynWatch::start(&wire.inet, family.scanner(), family.node(port));
-            let open = watch(ALLOWED)?.observe(50)?;
-            ensure!(open.answered > 40, "the watch must see an open port: {open:?}");
+            watch(ALLOWED)?.see_open()?;
             watches.push((family, watch(INGRESS)?));
         }
         let closed = Self { watches, agent, _deployment: deployment, dockerd, wire, backend };

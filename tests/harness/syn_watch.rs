@@ -19,6 +19,8 @@ use crate::{capture::Capture, netns::Netns, wait::wait_for};
 const INTERVAL: Duration = Duration::from_millis(10);
 const SOURCE_PORTS: std::ops::Range<u16> = 20_000..30_000;
 const HEADER: usize = 20;
+const ENOUGH: u64 = 40;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Probes one port for as long as it lives. The SYN-ACKs are counted on the wire, so none can be missed.
 #[derive(Debug)]
@@ -90,6 +92,14 @@ impl SynWatch {
     pub fn since(&self, mark: Tried) -> Tried {
         let now = self.so_far();
         Tried { sent: now.sent - mark.sent, answered: now.answered - mark.answered }
+    }
+
+    /// Waits until an open port has answered a good many times: this watch sees it.
+    pub fn see_open(&self) -> Result<()> {
+        wait_for("the watch to see an open port", PATIENCE, || match self.so_far() {
+            seen if seen.answered >= ENOUGH => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        })
     }
 
     /// Waits until `count` more SYNs are out; returns what happened meanwhile.

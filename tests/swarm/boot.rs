@@ -34,8 +34,7 @@ pub(crate) fn a_closed_port_answers_no_syn(swarm: &Swarm) -> Result<()> {
         swarm.lab().reboot(node)?;
         let site = watch(Family::V4, 80)?;
         expect::answers(swarm, Tcp, node.at(Family::V4, 80), Answer::Data)?;
-        let open = site.observe(50)?;
-        ensure!(open.answered > 0, "boot {boot}: the watch must see an open port: {open:?}");
+        site.see_open()?;
         for watch in &closed {
             let tried = watch.observe(100)?;
             ensure!(watch.so_far().answered == 0, "boot {boot}: {:?}, {tried:?} at the end", watch.so_far());
