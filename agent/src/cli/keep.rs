@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use deadlight_shared::hint;
+use futures_util::FutureExt as _;
 use tokio::task::block_in_place;
 use tokio::time::sleep_until;
 
@@ -14,6 +15,10 @@ use crate::firewall::{Change, is_own_program, legacy_in_use, legacy_tables};
 use crate::inventory::{changes, events};
 use crate::node::Node;
 use crate::reconcile::{End, Pace};
+
+/// A look reads the tables itself, a moment later than they were read to be compared. Whoever takes a rule away and puts it
+/// back, as dockerd does, can show it a better moment; not twice.
+const JUDGED: u32 = 2;
 
 /// Looks for ever. What was lost is put back and remembered with its likely author.
 pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
@@ -24,7 +29,8 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
     let mut pace = Pace::new(Instant::now());
     let mut authors = BTreeSet::new();
     let (mut facts_changed, mut undone) = (false, false);
-    let mut legacy = None;
+    // What iptables-legacy had before the last look, and how many in a row stood before it and found nothing to do.
+    let (mut legacy, mut looks) = (None, 0);
     loop {
         tokio::select! {
             // Who wrote is heard before what was written is looked at.
@@ -57,16 +63,18 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
         // Read before the look, so that what changes meanwhile is seen at the next turn.
         let standing = block_in_place(legacy_tables);
         let heard = facts_changed || undone || !authors.is_empty();
-        if !heard && standing.is_some() && standing == legacy && !pace.is_old(started) {
+        if !heard && looks >= JUDGED && standing == legacy && !pace.is_old(started) {
             pace.glance(Instant::now());
             continue;
         }
         // Right after a change Docker may be busy with it, and the rules need none of its words.
         let asks_docker = facts_changed || authors.is_empty();
         let looked = if asks_docker { node.reconcile().await } else { node.restore().await };
+        // An order may have been answered while this look waited for its turn.
+        let undone_late = node.undone().now_or_never().is_some();
         match &looked {
             // What an order could not write was not lost.
-            Ok(written) if undone && authors.is_empty() => {
+            Ok(written) if (undone || undone_late) && authors.is_empty() => {
                 written.iter().flat_map(Change::lines).for_each(|line| tracing::info!(line, "a pending order goes on"));
             }
             Ok(written) => node.remember_drift(written, &likely(&authors, facts_changed)).await,
@@ -81,12 +89,19 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
             Ok(_) => End::Silent,
         };
         pace.look(started, Instant::now(), end);
-        // After a repair it is what the same trouble would look like once more.
-        let is_settled = end == End::Silent && looked.is_ok_and(|written| written.is_empty());
-        legacy = standing.filter(|_| is_settled);
+        let is_settled = end == End::Silent && standing.is_some() && looked.is_ok_and(|written| written.is_empty());
+        looks = match is_settled {
+            true if standing == legacy => looks + 1,
+            settled => u32::from(settled),
+        };
+        legacy = standing;
         if end != End::Failed {
             authors.clear();
             (facts_changed, undone) = (false, false);
+        }
+        if undone_late {
+            undone = true;
+            pace.hear(Instant::now());
         }
     }
 }
