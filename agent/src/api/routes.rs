@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Extension, FromRef, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
@@ -14,6 +14,7 @@ use deadlight_shared::hint::causes;
 use deadlight_shared::trust::TRUST_HEADER;
 use deadlight_shared::wire::{CertificateCall, MAX_BODY, Order, Problem, RenewAnswer, Status};
 use deadlight_shared::{Identity, Name, Port};
+use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -206,15 +207,35 @@ async fn read_order(request: Request, read_by: ReadBy) -> Result<Order, Refusal>
     Ok(order)
 }
 
+/// Of a body that is too long so much is passed over, so that the answer arrives: what is left unread makes the kernel
+/// reset the connection.
+const MAX_DRAINED: usize = 4 * MAX_BODY;
+
 /// The body as JSON, bounded in size and time.
 pub(super) async fn read_json<T: DeserializeOwned>(request: Request, ReadBy(limit): ReadBy) -> Result<T, Refusal> {
     if request.headers().contains_key(header::CONTENT_ENCODING) {
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bodies are never compressed"));
     }
-    let body = timeout_at(limit, to_bytes(request.into_body(), MAX_BODY))
+    let mut parts = request.into_body().into_data_stream();
+    let (mut body, mut length) = (Vec::new(), 0);
+    let read = async {
+        while let Some(part) = parts.try_next().await? {
+            length += part.len();
+            if length <= MAX_BODY {
+                body.extend_from_slice(&part);
+            } else if length > MAX_DRAINED {
+                break;
+            }
+        }
+        Ok::<_, axum::Error>(())
+    };
+    timeout_at(limit, read)
         .await
         .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))?
-        .map_err(|_| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body may have {MAX_BODY} bytes")))?;
+        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, &causes(&error)))?;
+    if length > MAX_BODY {
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body may have {MAX_BODY} bytes")));
+    }
     serde_json::from_slice(&body).map_err(unprocessable)
 }
 
