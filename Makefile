@@ -57,7 +57,8 @@ cargo-fuzz:
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 
 # Bugs planted one at a time in what decides (.cargo/mutants.toml); a unit test of the same package has to fail for each.
-# Works on a copy. Results are in target/mutants/PACKAGE; hours on two cores: PACKAGES=shared or MUTANTS='-f FILE' for less.
+# Works on a copy. Results are in target/mutants/PACKAGE; hours on two cores: PACKAGES=shared or MUTANTS='--re permits' for less
+# (-f adds files to those of the configuration).
 mutants: PACKAGES ?= shared scanner agent
 mutants:
 	@command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
