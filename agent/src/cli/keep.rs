@@ -14,11 +14,7 @@ use tokio::time::sleep_until;
 use crate::firewall::{Change, is_own_program, legacy_in_use, legacy_tables};
 use crate::inventory::{changes, events};
 use crate::node::Node;
-use crate::reconcile::{End, Pace};
-
-/// A look reads the tables itself, a moment later than they were read to be compared. Whoever takes a rule away and puts it
-/// back, as dockerd does, can show it a better moment; not twice.
-const JUDGED: u32 = 2;
+use crate::reconcile::{End, Judged, Pace};
 
 /// Looks for ever. What was lost is put back and remembered with its likely author.
 pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
@@ -29,8 +25,7 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
     let mut pace = Pace::new(Instant::now());
     let mut authors = BTreeSet::new();
     let (mut facts_changed, mut undone) = (false, false);
-    // What iptables-legacy had before the last look, and how many in a row stood before it and found nothing to do.
-    let (mut legacy, mut looks) = (None, 0);
+    let mut legacy = Judged::default();
     loop {
         tokio::select! {
             // Who wrote is heard before what was written is looked at.
@@ -63,7 +58,7 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
         // Read before the look, so that what changes meanwhile is seen at the next turn.
         let standing = block_in_place(legacy_tables);
         let heard = facts_changed || undone || !authors.is_empty();
-        if !heard && looks >= JUDGED && standing == legacy && !pace.is_old(started) {
+        if !heard && legacy.is_well(standing.as_ref()) && !pace.is_old(started) {
             pace.glance(Instant::now());
             continue;
         }
@@ -89,12 +84,7 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
             Ok(_) => End::Silent,
         };
         pace.look(started, Instant::now(), end);
-        let is_settled = end == End::Silent && standing.is_some() && looked.is_ok_and(|written| written.is_empty());
-        looks = match is_settled {
-            true if standing == legacy => looks + 1,
-            settled => u32::from(settled),
-        };
-        legacy = standing;
+        legacy.look(standing, end == End::Silent && looked.is_ok_and(|written| written.is_empty()));
         if end != End::Failed {
             authors.clear();
             (facts_changed, undone) = (false, false);
