@@ -5,9 +5,6 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
-/// What the names of files begin with that are being written.
-const TEMPORARY: &str = ".new-";
-
 /// Replaces `path` by `bytes`: written beside it, synced, renamed over it, directory synced.
 /// A reader, and a crash at any instant, sees the old file or the new one. `mode` is the file's
 /// permission bits, such as `0o600`. It belongs to whom the directory belongs to.
@@ -41,11 +38,11 @@ pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Removes what writers left in `directory` that were killed in the middle; none may be at work there.
-pub fn sweep(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
+/// Removes what writers of `path` left beside it that were killed in the middle; none of them may be at work.
+pub fn sweep(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory_of(path))? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+        if entry.file_name().to_string_lossy().starts_with(&temporary_name(path)) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -53,14 +50,23 @@ pub fn sweep(directory: &Path) -> io::Result<()> {
 }
 
 fn temporary_beside(path: &Path, mode: u32) -> io::Result<(tempfile::NamedTempFile, &Path)> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let file =
-        tempfile::Builder::new().prefix(TEMPORARY).permissions(Permissions::from_mode(mode)).tempfile_in(directory)?;
+    let directory = directory_of(path);
+    let (name, permissions) = (temporary_name(path), Permissions::from_mode(mode));
+    let file = tempfile::Builder::new().prefix(&name).permissions(permissions).tempfile_in(directory)?;
     give_to_owner_of(directory, file.as_file())?;
     Ok((file, directory))
+}
+
+/// What the names of files begin with that are to become `path`.
+fn temporary_name(path: &Path) -> String {
+    format!(".new-{}-", path.file_name().unwrap_or_default().display())
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// A command that root runs leaves a service's directory such that the service can go on.
@@ -79,13 +85,18 @@ mod tests {
     #[test]
     fn what_a_killed_writer_left_is_swept_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
-        create_new(&directory.path().join("state.json"), b"kept", 0o600).unwrap();
-        let (left, _) = temporary_beside(&directory.path().join("state.json"), 0o600).unwrap();
+        let (state, identity) = (directory.path().join("state.json"), directory.path().join("identity.json"));
+        create_new(&state, b"kept", 0o600).unwrap();
+        let (left, _) = temporary_beside(&state, 0o600).unwrap();
         std::mem::forget(left);
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
-        sweep(directory.path()).unwrap();
-        let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, ["state.json"]);
+        let (mut at_work, _) = temporary_beside(&identity, 0o600).unwrap();
+        sweep(&state).unwrap();
+        at_work.write_all(b"another's").unwrap();
+        at_work.persist(&identity).unwrap();
+        let names = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        assert_eq!(names, ["identity.json", "state.json"]);
     }
 
     #[test]

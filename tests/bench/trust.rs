@@ -169,29 +169,35 @@ async fn change_under_orders(deployment: &Deployment) -> Result<(u64, u64, u64)>
     };
     fs::write(registry_file.with_extension("under-way"), "")?;
     let changes = async {
-        let mut beat = interval(BEAT);
-        for _ in 0..RENEWALS {
-            beat.tick().await;
-            let before = key(&registry(&pki)?)?;
-            age(&registry_file)?;
-            upkeep::keep(&config, &pki, None, Timestamp::now()).await?;
-            ensure!(key(&registry(&pki)?)? != before, "not renewed");
-        }
-        for _ in 0..ROTATIONS {
-            beat.tick().await;
-            for _ in 0..3 {
-                pki.rotate(false, Timestamp::now())?;
-                upkeep::keep(&config, &pki, None, Timestamp::now()).await?;
-                let agents = [(NODE.parse()?, agent(&config, &pki)?)].into();
-                upkeep::spread(&pki, &agents, Timestamp::now()).await?;
-            }
-        }
+        let changed = change(&config, &pki, &registry_file).await;
         fs::remove_file(registry_file.with_extension("under-way"))?;
+        changed?;
         anyhow::Ok(registry(&pki)?.trust().generation)
     };
     let (orders, generation) = tokio::join!(orders, changes);
     let (sent, failed) = orders?;
     Ok((sent, failed, generation?))
+}
+
+async fn change(config: &Config, pki: &Pki, registry_file: &Path) -> Result<()> {
+    let mut beat = interval(BEAT);
+    for _ in 0..RENEWALS {
+        beat.tick().await;
+        let before = key(&registry(pki)?)?;
+        age(registry_file)?;
+        upkeep::keep(config, pki, None, Timestamp::now()).await?;
+        ensure!(key(&registry(pki)?)? != before, "not renewed");
+    }
+    for _ in 0..ROTATIONS {
+        beat.tick().await;
+        for _ in 0..3 {
+            pki.rotate(false, Timestamp::now())?;
+            upkeep::keep(config, pki, None, Timestamp::now()).await?;
+            let agents = [(NODE.parse()?, agent(config, pki)?)].into();
+            upkeep::spread(pki, &agents, Timestamp::now()).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn deliver(config: &Config, pki: &Pki, sequence: u64) -> Result<()> {

@@ -16,6 +16,7 @@ use super::keep::keep;
 use crate::api::{Caller, Server, Slots, router};
 use crate::config::{Config, Pull};
 use crate::firewall::{Change, Linux};
+use crate::identity::Document;
 use crate::node::Node;
 
 pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::Result<ExitCode> {
@@ -23,6 +24,7 @@ pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::R
     if let Some(file) = enroll_file {
         enroll_once(&config, file).await?;
     }
+    Document::sweep(&config.state_dir);
     let keyring = Arc::new(keyring(&config)?);
     let Identity::Agent(name) = keyring.identity() else {
         bail!("the certificate is a scanner's; an agent needs one of its own");

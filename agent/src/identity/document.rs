@@ -91,6 +91,13 @@ impl Document {
         document.filter(|document| document.schema == SCHEMA).ok_or(DocumentError::Damaged { path })
     }
 
+    /// Removes what a killed agent left half-written in `state_dir`, keys among it. No other agent may run there.
+    pub fn sweep(state_dir: &Path) {
+        if let Err(error) = file::sweep(&file_in(state_dir)) {
+            tracing::debug!(%error, "what a killed agent left stays in the state directory");
+        }
+    }
+
     /// Replaces the document of `state_dir`, and waits until it is on disk.
     pub fn save(&self, state_dir: &Path) -> Result<(), DocumentError> {
         let path = file_in(state_dir);

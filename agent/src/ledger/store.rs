@@ -100,7 +100,7 @@ impl Store {
         loop {
             match lock.try_lock() {
                 Ok(()) => {
-                    if let Err(error) = file::sweep(&path) {
+                    if let Err(error) = file::sweep(&self.file()) {
                         tracing::debug!(%error, "what a killed agent left stays in the state directory");
                     }
                     return Ok(Some(lock));

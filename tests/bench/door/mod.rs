@@ -254,9 +254,9 @@ fn count(callers: &Value, name: &str) -> Result<u64> {
     callers[name].as_u64().with_context(|| format!("no {name} in {callers}"))
 }
 
-/// Those who call and those who are called, each with a socket for every stranger.
 fn raise_descriptors() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let wanted = most.max(3 * u64::from(FLOOD));
-    setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).with_context(|| format!("failed to allow {wanted} descriptors"))
+    let wanted = u64::from(FLOOD) + 1_000;
+    ensure!(most >= wanted, "{most} descriptors are too few for {FLOOD} strangers: `ulimit -Hn` must be {wanted}");
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }
