@@ -108,15 +108,15 @@ pub(super) async fn serve(stream: TcpStream, address: SocketAddr, tls: Arc<Serve
         return tracing::debug!(%address, %error, "connection ended early");
     }
     if slot.prove(&peer.identity) {
-        answer(stream, peer, router).await;
+        Box::pin(answer(stream, peer, router)).await;
     }
 }
 
 async fn handshake(stream: TcpStream, tls: Arc<ServerConfig>) -> io::Result<TlsStream<Stranger>> {
     let stream = Stranger::new(stream)?;
-    // TLS takes memory, and who says nothing gets none.
+    // TLS and HTTP take memory, and who says nothing gets none; hence the boxes.
     stream.spoken().await?;
-    TlsAcceptor::from(tls).accept(stream).into_fallible().await.map_err(|(error, mut stream)| {
+    Box::pin(TlsAcceptor::from(tls).accept(stream).into_fallible()).await.map_err(|(error, mut stream)| {
         // A scanner with a wrong certificate has to hear so, and a reset could overtake the alert.
         if is_about_certificate(&error) {
             stream.trust().ok();

@@ -29,7 +29,8 @@ impl Stranger {
 
     /// Comes when something was said, or the end.
     pub(super) async fn spoken(&self) -> io::Result<()> {
-        self.stream.readable().await
+        // `readable` would say so before anything was.
+        self.stream.peek(&mut [0]).await.map(drop)
     }
 
     /// The handshake is over: whatever is said now is read, and what was answered arrives.
@@ -87,6 +88,7 @@ impl AsyncWrite for Stranger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
     use std::net::Ipv4Addr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -113,6 +115,22 @@ mod tests {
             let read = stranger.read_to_end(&mut heard).await;
             assert_eq!(read.is_ok(), length <= MAX_HANDSHAKE_BYTES || is_trusted, "{length}");
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_spoken_before_the_first_byte() {
+        let (stranger, mut other) = met().await;
+        let mut spoken = std::pin::pin!(stranger.spoken());
+        // However often the runtime looks at the socket meanwhile.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            assert!(spoken.as_mut().now_or_never().is_none());
+        }
+        other.write_all(b"x").await.unwrap();
+        spoken.await.unwrap();
+        let (stranger, other) = met().await;
+        drop(other);
+        stranger.spoken().await.unwrap();
     }
 
     #[tokio::test]

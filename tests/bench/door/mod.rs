@@ -68,6 +68,7 @@ fn flood(kind: Kind, config: Option<&str>) -> Result<()> {
     let strangers = Strangers::start(&site.lab, V6.node(AGENT_PORT), kind, FLOOD)?;
     let orders = site.orders(ORDERS)?;
     let (calls, lasted) = strangers.stop()?;
+    ensure!(config.is_some() || calls >= FLOOD.into(), "only {calls} strangers came in");
     let stopped = Instant::now();
     wait_for("the agent to be at rest", PATIENCE, || match site.descriptors() {
         Ok(now) if now <= at_rest => Ok(()),
@@ -92,6 +93,7 @@ fn slow_writers() -> Result<()> {
     let strangers = Strangers::start(&site.lab, V6.node(AGENT_PORT), Kind::Slow, SLOW)?;
     let orders = site.orders(ORDERS / 5)?;
     let gone = strangers.all_gone(PATIENCE)?.context("slow writers are still there")?;
+    ensure!(strangers.calls() == u64::from(SLOW), "only {} slow writers came in", strangers.calls());
     println!("| {SLOW} slow writers | all gone after {:.1} s; {orders} |", gone.as_secs_f64());
     Ok(())
 }
@@ -106,8 +108,9 @@ fn slow_writers_of_peer() -> Result<()> {
         Ok((runtime, listener))
     })?;
     let serving = runtime.spawn(async { axum::serve(listener, Router::new().route("/", get(async || "well"))).await });
-    let strangers = Strangers::start(&lab, V6.node(PEER_PORT), Kind::Slow, SLOW)?;
+    let strangers = Strangers::start(&lab, V6.node(PEER_PORT), Kind::SlowRequest, SLOW)?;
     let gone = strangers.all_gone(WATCHED)?;
+    ensure!(strangers.calls() == u64::from(SLOW), "only {} slow writers came in", strangers.calls());
     serving.abort();
     let gone = match gone {
         Some(time) => format!("all gone after {:.1} s", time.as_secs_f64()),

@@ -30,8 +30,10 @@ pub(super) enum Kind {
     ToTheCertificate,
     /// Begins a hello of 64 KiB, sends nearly all of it, and then nothing.
     EndlessHello,
-    /// Comes once and sends a byte a second.
+    /// Comes once and says hello, a byte a second.
     Slow,
+    /// Comes once and sends a request, a byte a second.
+    SlowRequest,
     /// Says one of many things, hangs up and comes again.
     Brief,
 }
@@ -42,7 +44,7 @@ impl fmt::Display for Kind {
             Self::Stalled => "stalled",
             Self::ToTheCertificate => "stalled at the certificate",
             Self::EndlessHello => "in a hello that does not end",
-            Self::Slow => "slow",
+            Self::Slow | Self::SlowRequest => "slow",
             Self::Brief => "brief",
         })
     }
@@ -64,6 +66,7 @@ struct Shared {
 
 /// Every address of this network is one of the internet's side.
 pub(super) fn live_in(lab: &Lab) -> Result<()> {
+    lab.inet().sysctl("net/ipv6/ip_nonlocal_bind", "1")?;
     lab.inet().ip("-6 route add local 2001:db8:f000::/36 dev lo")
 }
 
@@ -82,6 +85,11 @@ impl Strangers {
             runtime.spawn(stranger(number, to, kind, Arc::clone(&hello), Arc::clone(&shared)));
         }
         Ok(Self { runtime, shared, started: Instant::now() })
+    }
+
+    /// How often they have connected.
+    pub(super) fn calls(&self) -> u64 {
+        self.shared.calls.load(Ordering::Relaxed)
     }
 
     /// How many still stand there.
@@ -123,7 +131,7 @@ async fn stranger(number: u16, to: SocketAddr, kind: Kind, hello: Arc<Vec<u8>>, 
             // Without a route, a port or a descriptor there is no use in haste.
             Err(_) => sleep(Duration::from_millis(100)).await,
         }
-        if kind == Kind::Slow {
+        if matches!(kind, Kind::Slow | Kind::SlowRequest) {
             break;
         }
     }
@@ -146,8 +154,8 @@ async fn behave(mut stream: TcpStream, kind: Kind, turn: usize, hello: &[u8]) {
         Kind::Stalled => Ok(()),
         Kind::ToTheCertificate => stream.write_all(hello).await,
         Kind::EndlessHello => stream.write_all(&endless_hello()).await,
-        Kind::Slow => {
-            for byte in hello {
+        Kind::Slow | Kind::SlowRequest => {
+            for byte in if kind == Kind::Slow { hello } else { REQUEST } {
                 let written = stream.write_all(&[*byte]).await;
                 let mut answer = [0; 64];
                 match timeout(Duration::from_secs(1), stream.read(&mut answer)).await {
@@ -167,6 +175,9 @@ async fn behave(mut stream: TcpStream, kind: Kind, turn: usize, hello: &[u8]) {
         while matches!(stream.read(&mut answer).await, Ok(length) if length > 0) {}
     }
 }
+
+/// Longer than it is watched.
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: node\r\nuser-agent: somebody who has a great deal of time\r\n\r\n";
 
 /// The first words of a client; the agent can do nothing but answer them.
 fn hello() -> Result<Vec<u8>> {
