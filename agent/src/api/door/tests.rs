@@ -207,3 +207,17 @@ fn who_had_to_go_proves_nothing() {
     assert!(!door.prove(tickets[0], WHO[0].parse().unwrap()));
     assert!(door.prove(tickets[1], WHO[0].parse().unwrap()));
 }
+
+#[test]
+fn the_proven_who_had_to_go_and_panics_are_counted() {
+    let mut door = Door::new(Vec::new(), SLOTS);
+    for _ in 0..PROVEN.each + 2 {
+        let ticket = door.enter(ip(FROM[0]), ());
+        assert!(door.prove(ticket, WHO[0].parse().unwrap()));
+    }
+    for _ in 0..3 {
+        door.panicked();
+    }
+    let callers = door.callers();
+    assert_eq!((callers.proven, callers.evicted, callers.panics), (PROVEN.each as u64 + 2, 2, 3));
+}
