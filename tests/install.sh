@@ -16,6 +16,8 @@ missing=
 for pair in $needed; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
+# Its programs are not in PATH.
+dpkg-query -W postgresql >/dev/null 2>&1 || missing="$missing postgresql"
 # Not every busybox will do: a dynamically linked one cannot run in the empty image of the tests.
 dpkg-query -W busybox-static >/dev/null 2>&1 || missing="$missing busybox-static"
 

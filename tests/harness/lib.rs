@@ -23,6 +23,7 @@ pub mod lab;
 pub mod netns;
 pub mod order;
 pub mod outbound;
+pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod scratch;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use deadlight_scanner::prove::Verdict;
 use deadlight_scanner::round::Contradiction;
+use deadlight_scanner::store::State;
 use deadlight_scanner::sweep::Checked;
 use deadlight_shared::wire::{Order, OrderMark, OutcomeStatus, Report};
-use deadlight_shared::{FindingId, Name, Port, PortSet};
+use deadlight_shared::{FindingId, FindingStatus, Name, Port, PortSet};
 
 use crate::host::Machine;
 
@@ -215,12 +216,11 @@ impl Oracle {
     }
 
     /// What is on a scanner's disk as resolved was proven by it.
-    pub(crate) fn kept(&mut self, scanner: usize, state: &[u8]) {
-        let state: serde_json::Value = serde_json::from_slice(state).unwrap();
-        for finding in state["findings"].as_array().unwrap() {
-            let id: FindingId = finding["id"].as_str().unwrap().parse().unwrap();
-            let proven = finding["status"] != "resolved" || self.scanners[scanner].proven.contains(&id);
-            assert!(proven, "scanner {scanner} has resolved without a proof: {finding}");
+    pub(crate) fn kept(&mut self, scanner: usize, state: &State) {
+        for finding in &state.findings {
+            let is_resolved = finding.status == FindingStatus::Resolved;
+            let proven = !is_resolved || self.scanners[scanner].proven.contains(&finding.id);
+            assert!(proven, "scanner {scanner} has resolved without a proof: {finding:?}");
         }
         self.scanners[scanner].on_disk = self.scanners[scanner].proven.clone();
     }

@@ -58,8 +58,8 @@ impl World {
         let proven = self.oracle.proven_on_disk(scanner);
         let process = &mut self.scanners[scanner];
         process.round_began = self.now;
-        let bytes = process.disk.0.lock().unwrap().bytes.clone();
-        process.backups.push((self.now, bytes, proven));
+        let state = process.disk.0.lock().unwrap().state.clone();
+        process.backups.push((self.now, state, proven));
         let Some(store) = &process.store else { return };
         let started = process.wall(&self.clock);
         let today = started.to_zoned(TimeZone::UTC).date();
@@ -138,6 +138,7 @@ impl World {
         };
         let turn = Turn::begin(&process.config, today, sweep, store, tell);
         let orders = turn.orders(&process.config, &Permits::default(), store, wall);
+        process.disk.write(store);
         if self.has_died(scanner) {
             return;
         }
@@ -193,15 +194,17 @@ impl World {
         let Phase::Ordering { mut turn, orders, answers } = phase else { return };
         let said: Vec<String> = answers.iter().map(|(name, answer)| summary(name, answer)).collect();
         self.tell(|| format!("scanner {scanner} hears {}", said.join("; ")));
-        let Self { scanners, oracle, now, .. } = self;
+        let Self { scanners, oracle, now, clock, .. } = self;
         let process = &mut scanners[scanner];
+        let process_wall = process.wall(clock);
         let Some(store) = &mut process.store else { return };
         let mut tell = |news: News<'_>| match news {
             News::Answered { report, .. } => oracle.reported(*now, scanner, report, &orders[&report.node]),
             News::Unanswered { node, .. } => oracle.unanswered(scanner, &node.name),
             _ => {}
         };
-        turn.answered(&process.config, answers, store, &mut tell);
+        turn.answered(&process.config, answers, store, process_wall, &mut tell);
+        process.disk.write(store);
         let rescans = turn.looks(&process.config, &mut tell);
         if self.has_died(scanner) {
             return;
@@ -327,7 +330,8 @@ impl World {
             }
         };
         turn.looked(&checked, store, wall, &mut tell);
-        turn.end(&process.config, &mut tell);
+        turn.end(&process.config, store, wall, &mut tell);
+        process.disk.write(store);
         if self.has_died(scanner) {
             return;
         }
@@ -343,8 +347,8 @@ impl World {
         let dead = {
             let mut disk = self.scanners[scanner].disk.0.lock().unwrap();
             let written = std::mem::take(&mut disk.written);
-            if let Some(bytes) = disk.bytes.as_ref().filter(|_| written) {
-                self.oracle.kept(scanner, bytes);
+            if written {
+                self.oracle.kept(scanner, &disk.state);
             }
             disk.dead
         };

@@ -5,14 +5,13 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadlight_scanner::config::{Config, Node};
 use deadlight_scanner::prove::Window;
 use deadlight_scanner::round::Turn;
-use deadlight_scanner::store::{self, Store};
+use deadlight_scanner::store::{Location, State, Store};
 use deadlight_scanner::sweep::{Rescan, Sweep, Tally};
 use deadlight_shared::wire::{Order, Report};
 use deadlight_shared::{
@@ -26,7 +25,7 @@ use crate::host::Clock;
 /// What a scanner's disk holds.
 #[derive(Debug, Default)]
 pub(crate) struct DiskState {
-    pub(crate) bytes: Option<Vec<u8>>,
+    pub(crate) state: State,
     pub(crate) full: bool,
     /// Whether a write came to its end since this was last asked.
     pub(crate) written: bool,
@@ -44,12 +43,9 @@ impl fmt::Debug for Disk {
     }
 }
 
-impl store::Disk for Disk {
-    fn read(&self) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.0.lock().unwrap().bytes.clone())
-    }
-
-    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
+impl Disk {
+    /// Writes what `store` has for it, all of it or nothing.
+    pub(crate) fn write(&self, store: &mut Store) {
         let mut disk = self.0.lock().unwrap();
         match disk.fuel {
             Some(0) => disk.dead = true,
@@ -57,10 +53,11 @@ impl store::Disk for Disk {
             None => {}
         }
         if disk.dead || disk.full {
-            return Err(io::ErrorKind::StorageFull.into());
+            return;
         }
-        (disk.bytes, disk.written) = (Some(bytes.to_vec()), true);
-        Ok(())
+        store.unsaved().iter().for_each(|record| disk.state.apply(record));
+        store.saved();
+        disk.written = true;
     }
 }
 
@@ -74,7 +71,7 @@ pub(crate) struct Scanner {
     pub(crate) phase: Phase,
     pub(crate) round_began: Duration,
     /// States as they were, each with what was proven by then.
-    pub(crate) backups: Vec<(Duration, Option<Vec<u8>>, BTreeSet<FindingId>)>,
+    pub(crate) backups: Vec<(Duration, State, BTreeSet<FindingId>)>,
     pub(crate) rounds: u64,
 }
 
@@ -133,7 +130,8 @@ impl Scanner {
             signed: "permits.json".into(),
             trust: None,
             pull: ([127, 0, 0, 1], 7_444).into(),
-            state: PathBuf::new(),
+            store: Location::File("deadlight.db".into()),
+            keep: SignedDuration::from_hours(9_600),
         };
         Self {
             config,
@@ -160,10 +158,9 @@ impl Scanner {
     pub(crate) fn start(&mut self, clock: &Clock) {
         self.stop();
         let now = self.wall(clock);
-        if let Ok(mut disk) = self.disk.0.lock() {
-            (disk.dead, disk.fuel) = (false, None);
-        }
-        self.store = Some(Store::on(Box::new(self.disk.clone()), Path::new("state.json"), now).unwrap());
+        let mut disk = self.disk.0.lock().unwrap();
+        (disk.dead, disk.fuel) = (false, None);
+        self.store = Some(Store::new(disk.state.clone(), now));
     }
 
     /// The process is gone, with everything that was only in its memory.

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 29] = [
+const PURE: [&str; 31] = [
     "shared/src/allowlist.rs",
     "shared/src/finding.rs",
     "shared/src/identity.rs",
@@ -30,6 +30,8 @@ const PURE: [&str; 29] = [
     "scanner/src/prove",
     "scanner/src/pull/calls.rs",
     "scanner/src/round",
+    "scanner/src/store/mod.rs",
+    "scanner/src/store/record.rs",
     "scanner/src/cli/diff/compare.rs",
     "scanner/src/cli/diff/saved.rs",
     "agent/src/api/backoff.rs",
@@ -45,12 +47,13 @@ const PURE: [&str; 29] = [
 ];
 
 /// What a pure room does not name.
-const IMPURE: [&str; 14] = [
+const IMPURE: [&str; 15] = [
     "tokio",
     "socket2",
     "reqwest",
     "bollard",
     "axum",
+    "sqlx",
     "std::fs",
     "std::process",
     "std::thread",

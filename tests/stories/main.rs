@@ -27,6 +27,7 @@ mod second_writer;
 mod secrets;
 mod secrets_at_enrolment;
 mod sessions;
+mod store;
 mod syn_scan;
 mod trust;
 mod units;

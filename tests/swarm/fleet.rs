@@ -124,8 +124,13 @@ impl Fleet {
 
     /// The scanner forgets what it has seen.
     pub(crate) fn forget(&self) -> Result<()> {
-        let file = self.shared.join("state.json");
-        if file.exists() { fs::remove_file(file).context("the scanner's state") } else { Ok(()) }
+        for kind in ["db", "db-wal", "db-shm"] {
+            let file = self.shared.join("deadlight").with_extension(kind);
+            if file.exists() {
+                fs::remove_file(file).context("the scanner's database")?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ mod enroll;
 mod exit;
 #[doc(hidden)]
 pub mod fuzzing;
+mod past;
 mod pki;
 mod run;
 mod scan;
@@ -44,6 +45,16 @@ enum Command {
     /// Sweep, order, prove, over and over
     #[command(after_help = run::HELP)]
     Run(run::Arguments),
+    /// Say whether anything is open that should not be, and how good that knowledge is
+    #[command(after_help = past::status::HELP)]
+    Status(past::status::Arguments),
+    /// List what is open that should not be
+    #[command(after_help = past::findings::HELP)]
+    Findings(past::findings::Arguments),
+    /// Tell what became of findings, and why
+    History(past::history::Arguments),
+    /// Copy the database, also while a scanner runs
+    Backup(past::backup::Arguments),
     /// Compare two saved scans
     #[command(after_help = diff::HELP)]
     Diff(diff::Arguments),
@@ -67,6 +78,10 @@ pub fn main() -> ExitCode {
         None => print(TEMPLATE),
         Some(Command::Scan(arguments)) => with_runtime("warn", scan::run(arguments)),
         Some(Command::Run(arguments)) => with_runtime("info", run::run(arguments)),
+        Some(Command::Status(arguments)) => with_runtime("warn", past::status::run(arguments)),
+        Some(Command::Findings(arguments)) => with_runtime("warn", past::findings::run(arguments)),
+        Some(Command::History(arguments)) => with_runtime("warn", past::history::run(arguments)),
+        Some(Command::Backup(arguments)) => with_runtime("warn", past::backup::run(arguments)),
         Some(Command::Diff(arguments)) => diff::run(&arguments),
         Some(Command::Enroll(arguments)) => with_runtime("warn", enroll::run(arguments)),
         Some(Command::Pki(command)) => pki::run(command),

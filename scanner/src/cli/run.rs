@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use deadlight_shared::hint::{self, HintExt as _, Hinted};
+use deadlight_shared::hint::{self, HintExt as _};
 use deadlight_shared::wire::{Order, Report};
 use deadlight_shared::{Name, Port};
 use jiff::Timestamp;
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::allowlist;
 use super::check::{self, today};
+use super::past::hinted;
 use super::scan::watched_sweep;
 use super::story::Story;
 use super::{Exit, Failure};
@@ -25,7 +26,7 @@ use crate::permits::Permits;
 use crate::probe::{Outcome, Payloads};
 use crate::pull::{Hub, Purpose};
 use crate::round::{self, Ending, News, Turn};
-use crate::store::{Store, StoreError};
+use crate::store::{Database, Store};
 use crate::sweep::{Limits, Sweep, rescan};
 use crate::upkeep;
 
@@ -54,18 +55,16 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let now = Timestamp::now();
     let config = check::load(&arguments.file.config, today(now))?;
-    let store = Store::open(&config.state, now).map_err(|error| {
-        let remedy = match error {
-            StoreError::Busy { .. } => "stop the other one, or give this one a state file of its own",
-            _ => "restore it from a backup, or move it away to begin anew",
-        };
-        Hinted::new(error, remedy)
-    })?;
-    let hub = upkeep::open(&config, check::credentials(&config)?.as_ref())
+    let credentials = check::credentials(&config)?;
+    check::registry(&config)?;
+    let payloads = check::payloads(config.payloads.as_deref())?;
+    // What is wrong with the configuration is said before anything is made.
+    let database = Database::open_alone(&config.store, &config.vantage).await.map_err(hinted)?;
+    let store = Store::new(database.load().await.map_err(hinted)?, now);
+    let hub = upkeep::open(&config, credentials.as_ref())
         .hint("[pull] listen must be an address of this host that nobody else listens on; `ss -lntp` shows who does")?;
     let agents = agents(&config, hub.as_ref())?;
-    let payloads = check::payloads(config.payloads.as_deref())?;
-    let mut scanner = Scanner { config, hub, agents, told: 0, store, payloads };
+    let mut scanner = Scanner { config, hub, agents, told: 0, store, database, payloads };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
         match arguments.once {
@@ -94,6 +93,7 @@ struct Scanner {
     /// The generation of the trust document that calls to them carry.
     told: u64,
     store: Store,
+    database: Database,
     payloads: Payloads,
 }
 
@@ -145,7 +145,7 @@ impl Scanner {
 
     async fn round(&mut self) -> Result<Ending, Failure> {
         self.keep_certificates().await;
-        let Self { config, agents, store, payloads, .. } = self;
+        let Self { config, agents, store, database, payloads, .. } = self;
         let mut story = Story(anstream::stdout());
         let mut tell = |news: News<'_>| story.tell(config, &news);
         let today = today(Timestamp::now());
@@ -158,12 +158,15 @@ impl Scanner {
         let mut turn = Turn::begin(config, today, sweep, store, &mut tell);
 
         let permits = permits(config, today);
-        let answers = deliver(agents, turn.orders(config, &permits, store, Timestamp::now())).await;
+        let orders = turn.orders(config, &permits, store, Timestamp::now());
+        save(store, database).await;
+        let answers = deliver(agents, orders).await;
         if answers.values().flat_map(|answer| answer.as_ref().err()).any(DeliverError::is_untimely) {
             store.begin_epoch(Timestamp::now());
         }
         let reports: Vec<Report> = answers.values().flatten().cloned().collect();
-        turn.answered(config, answers, store, &mut tell);
+        turn.answered(config, answers, store, Timestamp::now(), &mut tell);
+        save(store, database).await;
         if let Some(TrustSource::Pki(pki)) = &config.trust {
             // Told again with the next order; the proof must not wait for a disk.
             if let Err(error) = upkeep::remember_held(pki, agents, Timestamp::now()) {
@@ -175,10 +178,23 @@ impl Scanner {
             Limits { rate: config.rate, rate_per_node: config.rate_per_node, in_flight: net::in_flight_limit() };
         let checked = rescan(&turn.looks(config, &mut tell), limits, payloads).await;
         turn.looked(&checked, store, Timestamp::now(), &mut tell);
+        save(store, database).await;
         tell(News::Looked { checked: &checked, dropped: &dropped_since(agents, &reports).await });
-        let ending = turn.end(config, &mut tell);
-        store.saved()?;
+        let ending = turn.end(config, store, Timestamp::now(), &mut tell);
+        database.write(store.unsaved()).await.map_err(hinted)?;
+        store.saved();
+        let then = Timestamp::now().checked_sub(config.keep)?;
+        database.forget(then).await.map_err(hinted)?;
         Ok(ending)
+    }
+}
+
+/// Nothing waits for a database that cannot be written: orders are sent all the same, and the end of the round tries
+/// once more and says what is wrong.
+async fn save(store: &mut Store, database: &Database) {
+    match database.write(store.unsaved()).await {
+        Ok(()) => store.saved(),
+        Err(error) => tracing::debug!("{}", hint::line(&error)),
     }
 }
 

@@ -92,7 +92,9 @@ pub(super) struct Pull {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Store {
-    pub(super) file: PathBuf,
+    pub(super) url: String,
+    #[serde(deserialize_with = "duration")]
+    pub(super) keep: SignedDuration,
 }
 
 impl Default for Sweep {
@@ -117,7 +119,7 @@ impl Default for Pull {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { file: "state.json".into() }
+        Self { url: "sqlite:deadlight.db".to_owned(), keep: SignedDuration::from_hours(24 * 400) }
     }
 }
 

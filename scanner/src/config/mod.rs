@@ -20,11 +20,13 @@ use reqwest::Url;
 
 use crate::assess::Expectation;
 use crate::pki::Pki;
+use crate::store::{Location, LocationError};
 
 /// The commented default, as `--print-config` shows it.
 pub const TEMPLATE: &str = include_str!("../scanner.toml");
 
 const SHORTEST_EVERY: SignedDuration = SignedDuration::from_secs(10);
+const SHORTEST_KEEP: SignedDuration = SignedDuration::from_hours(24);
 const LONGEST_EVERY: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// Highest rate that can be asked for.
 pub const MOST_RATE: u32 = 1_000_000;
@@ -60,8 +62,10 @@ pub struct Config {
     pub trust: Option<TrustSource>,
     /// Where the agents of pull mode call.
     pub pull: SocketAddr,
-    /// The state file.
-    pub state: PathBuf,
+    /// Where everything is remembered.
+    pub store: Location,
+    /// How long what happened is remembered.
+    pub keep: SignedDuration,
 }
 
 /// Where our own certificate and the CA's come from.
@@ -165,6 +169,12 @@ pub enum ConfigError {
         /// What was written.
         rate: NonZeroU32,
     },
+    /// The store is nowhere.
+    #[error(transparent)]
+    Store(#[from] LocationError),
+    /// Next to nothing would be remembered.
+    #[error("[store] keep = {0:#}: must be at least {SHORTEST_KEEP:#}")]
+    Keep(SignedDuration),
     /// Neither TCP nor UDP ports.
     #[error("[sweep] has neither tcp nor udp ports")]
     NoPorts,
@@ -207,6 +217,9 @@ impl Config {
                 return Err(ConfigError::Rate { key, rate });
             }
         }
+        if store.keep < SHORTEST_KEEP {
+            return Err(ConfigError::Keep(store.keep));
+        }
         let mut ports = sweep.tcp;
         ports.extend(&sweep.udp);
         if ports.is_empty() {
@@ -243,7 +256,8 @@ impl Config {
             signed: directory.join(signed),
             trust,
             pull: pull.listen,
-            state: directory.join(store.file),
+            store: Location::parse(&store.url, directory)?,
+            keep: store.keep,
             nodes,
         })
     }
@@ -408,8 +422,8 @@ mod tests {
         let full = parse(&uncommented()).unwrap();
         assert_eq!(plain.every, Duration::from_secs(900));
         assert_eq!((plain.every, plain.rate, plain.rate_per_node), (full.every, full.rate, full.rate_per_node));
-        assert_eq!((&plain.ports, &plain.state), (&full.ports, &full.state));
-        assert_eq!(plain.state, Path::new("/etc/deadlight/state.json"));
+        assert_eq!((&plain.ports, &plain.store, plain.keep), (&full.ports, &full.store, full.keep));
+        assert_eq!(plain.store, Location::File("/etc/deadlight/deadlight.db".into()));
         assert_eq!((plain.signed.as_path(), &plain.signed), (Path::new("/etc/deadlight/permits.json"), &full.signed));
         assert!(matches!(plain.trust, Some(TrustSource::Pki(_))));
         assert_eq!(plain.nodes[0].control_port(), "7443/tcp".parse().ok());
@@ -436,7 +450,7 @@ mod tests {
         for later in ["[web]\nlisten = \"127.0.0.1:7480\"\n", "[[alert]]\nkind = \"webhook\"\n"] {
             assert!(error(&format!("{TEMPLATE}\n{later}")).contains("unknown field"), "{later}");
         }
-        assert!(error(&format!("{TEMPLATE}\nurl = \"sqlite:x\"")).contains("unknown field `url`"));
+        assert!(error(&format!("{TEMPLATE}\nfile = \"state.json\"")).contains("unknown field `file`"));
     }
 
     #[test]
@@ -452,6 +466,8 @@ mod tests {
         assert!(text.contains("53/udp is not a TCP port"), "{text}");
         assert_eq!(error("[vantage]\nid = \"a\""), "no [[node]]: there is nothing to sweep");
         assert!(error(&uncommented().replace("\"15m\"", "\"1s\"")).contains("between 10s and 30d"));
+        assert!(error(&uncommented().replace("9600h", "1h")).contains("must be at least 24h"));
+        assert!(error(&uncommented().replace("sqlite:", "mysql:")).contains("`url` of [store]"));
         assert!(error(&uncommented().replace("20000", "2000000")).contains("rate = 2000000: must be at most"));
         let no_pki = TEMPLATE.split("[pki]").next().unwrap();
         assert_eq!(error(no_pki), "node n1 has an agent, but there is neither [pki] nor [tls]");

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use deadlight_shared::{FindingStatus, Name};
+use serde::{Deserialize, Serialize};
 
 use crate::assess::Assessment;
 use crate::config::Config;
 use crate::sweep::Sweep;
 
 /// Counts over the findings of a round, and what it could not see.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
     /// Unexpected ports that are open, or not shown to be anything else.
     pub open: usize,

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
-use deadlight_shared::Name;
-use deadlight_shared::wire::{Order, Report};
+use deadlight_shared::hint::causes;
+use deadlight_shared::wire::{Order, Outcome, Report};
+use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::{Ending, News, ending, order_for, rescans, take_proofs, take_report};
+use super::{Contradiction, Ending, News, ending, order_for, rescans, take_proofs, take_report};
 use crate::assess::{Assessment, Expectation, assess};
 use crate::config::Config;
 use crate::permits::Permits;
-use crate::store::Store;
+use crate::prove::Verdict;
+use crate::store::{Contact, Store, Swept, Target, Why};
 use crate::sweep::{Checked, Rescan, Sweep};
 
 /// A round after its sweep.
@@ -38,7 +40,13 @@ impl Turn {
         let expectations = config.expectations(today);
         let assessment = assess(&sweep, &expectations, store.findings().to_vec());
         tell(News::Swept { sweep: &sweep, assessment: &assessment });
-        store.keep(assessment.findings.clone());
+        store.see(&sweep);
+        let evidence: BTreeMap<Target, String> =
+            sweep.observations.iter().map(|seen| (Target::of(seen), seen.evidence.to_string())).collect();
+        store.keep(&assessment.findings, sweep.finished, |finding| match finding.status {
+            FindingStatus::Accepted => Some(Why::Allowlist),
+            _ => Some(Why::Sweep { evidence: evidence.get(&target(finding)).cloned().unwrap_or_default() }),
+        });
         Self { today, expectations, sweep, assessment, ordered: BTreeSet::new() }
     }
 
@@ -60,20 +68,31 @@ impl Turn {
         config: &Config,
         mut answers: BTreeMap<Name, Result<Report, E>>,
         store: &mut Store,
+        now: Timestamp,
         mut tell: impl FnMut(News<'_>),
     ) {
+        let mut outcomes: BTreeMap<FindingId, Outcome> = BTreeMap::new();
         for node in &config.nodes {
             match answers.remove(&node.name) {
                 None => {}
-                Some(Err(error)) => tell(News::Unanswered { node, error: &error }),
+                Some(Err(error)) => {
+                    tell(News::Unanswered { node, error: &error });
+                    let trouble = Some(causes(&error));
+                    store.contact(&node.name, Contact { asked: now, answered: None, mode: None, trouble });
+                }
                 Some(Ok(report)) => {
                     tell(News::Answered { report: &report, before: &self.assessment });
                     take_report(&mut self.assessment, &report);
                     self.ordered.insert(node.name.clone());
+                    let (answered, mode) = (Some(now), Some(report.mode));
+                    store.contact(&node.name, Contact { asked: now, answered, mode, trouble: None });
+                    outcomes.extend(report.outcomes.into_iter().map(|outcome| (outcome.finding.clone(), outcome)));
                 }
             }
         }
-        store.keep(self.assessment.findings.clone());
+        store.keep(&self.assessment.findings, now, |finding| {
+            outcomes.get(&finding.id).map(|outcome| Why::Agent(Box::new(outcome.clone())))
+        });
     }
 
     /// What to look at again.
@@ -85,16 +104,36 @@ impl Turn {
 
     /// Takes what the second look showed.
     pub fn looked(&mut self, checked: &[Checked], store: &mut Store, now: Timestamp, mut tell: impl FnMut(News<'_>)) {
-        for contradiction in take_proofs(&mut self.assessment, checked, now) {
-            tell(News::Contradicted(&contradiction));
+        let contradictions = take_proofs(&mut self.assessment, checked, now);
+        for contradiction in &contradictions {
+            tell(News::Contradicted(contradiction));
         }
-        store.keep(self.assessment.findings.clone());
+        let contradicted: BTreeSet<Target> = contradictions
+            .iter()
+            .map(|Contradiction { address, port, .. }| Target { address: *address, port: *port })
+            .collect();
+        let verdicts: BTreeMap<Target, &Verdict> = checked
+            .iter()
+            .map(|checked| (Target { address: checked.address, port: checked.port }, &checked.verdict))
+            .collect();
+        store.keep(&self.assessment.findings, now, |finding| match verdicts.get(&target(finding))? {
+            Verdict::Closed(evidence) => Some(Why::Proof { evidence: evidence.to_string() }),
+            Verdict::StillOpen if contradicted.contains(&target(finding)) => Some(Why::Contradiction),
+            Verdict::StillOpen => Some(Why::Rescan),
+            Verdict::Unproven(_) => None,
+        });
     }
 
     /// Sums up.
-    pub fn end(self, config: &Config, mut tell: impl FnMut(News<'_>)) -> Ending {
+    pub fn end(self, config: &Config, store: &mut Store, now: Timestamp, mut tell: impl FnMut(News<'_>)) -> Ending {
         let ending = ending(config, &self.sweep, &self.assessment);
         tell(News::Ended(&ending));
+        let Sweep { started, interrupted, tally, .. } = self.sweep;
+        store.end(Swept { started, finished: now, interrupted, tally, ending: ending.clone() });
         ending
     }
+}
+
+fn target(finding: &Finding) -> Target {
+    Target { address: finding.address, port: finding.port() }
 }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use deadlight_shared::{Evidence, Name, Observation, PortSet, PortState};
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::net::raw::RawError;
@@ -124,7 +125,7 @@ pub struct Unasked {
 }
 
 /// Counts over all targets of a sweep.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Targets of the plan.
     pub targets: u64,

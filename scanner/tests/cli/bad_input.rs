@@ -63,7 +63,9 @@ fn a_configuration_is_refused_by_line_and_nearest_key() {
         ("\"office-a\"", "\"office/a\"", &["line 2: `id`: `office/a` is not a name"]),
         ("\"office-a\"", "\"office-b\"", &["spiffe://deadlight/scanner/office-a, but [vantage] id is office-b"]),
         ("[tls]", "[web]\n[tls]", &["unknown field `web`"]),
-        ("[tls]", "[store]\nurl = \"sqlite:x\"\n[tls]", &["unknown field `url`"]),
+        ("[tls]", "[store]\nfile = \"x\"\n[tls]", &["unknown field `file`"]),
+        ("[tls]", "[store]\nurl = \"mysql:x\"\n[tls]", &["`url` of [store] is neither like sqlite:deadlight.db nor"]),
+        ("[tls]", "[store]\nkeep = \"1h\"\n[tls]", &["[store] keep = 1h: must be at least 24h"]),
         ("ca.crt", "no.crt", &["no.crt", "hint: deadlight-scanner pki issue-scanner office-a"]),
     ] {
         deployment.write(&good.replacen(from, to, 1));
@@ -72,7 +74,7 @@ fn a_configuration_is_refused_by_line_and_nearest_key() {
             assert_eq!(ended.stdout, "");
         }
     }
-    assert_eq!(contents(deployment.path("").as_path()).len(), before, "no state file was begun");
+    assert_eq!(contents(deployment.path("").as_path()).len(), before, "no database was begun");
     run(&["check-config", "--config", "/nonexistent.toml"]).expect(2, &["failed to read /nonexistent.toml", "hint:"]);
 }
 
@@ -131,9 +133,11 @@ fn a_damaged_registry_is_refused_and_stays() {
 fn a_damaged_state_is_refused_and_stays() {
     let deployment = Deployment::new(&[]);
     deployment.configure(&[1], "");
-    fs::write(deployment.path("state.json"), "{\"schema\":").unwrap();
+    fs::write(deployment.path("deadlight.db"), "no database at all\n".repeat(300)).unwrap();
     let before = contents(deployment.path("").as_path());
-    deployment.run(&["run", "--once"]).expect(2, &["state.json is damaged", "hint: restore it"]);
+    for words in [["run", "--once"].as_slice(), &["status"], &["findings"], &["history"]] {
+        deployment.run(words).expect(2, &["failed to open the database", "deadlight.db", "hint: a file: restore it"]);
+    }
     assert_eq!(contents(deployment.path("").as_path()), before);
 }
 
@@ -153,6 +157,9 @@ fn an_agent_that_cannot_be_reached_leaves_its_findings_open() {
     ] {
         assert!(ended.stdout.contains(&wanted), "no {wanted:?} in {ended:#?}");
     }
-    let state = fs::read_to_string(deployment.path("state.json")).unwrap();
-    assert!(state.contains("\"status\": \"open\""), "{state}");
+    let findings = deployment.run(&["findings", "--output", "json"]).expect(1, &[]);
+    assert!(findings.stdout.contains("\"status\": \"open\""), "{findings:?}");
+    let status = deployment.run(&["status"]).expect(1, &[]);
+    assert!(status.stdout.contains("Open and not allowed: 1 port.") && status.stdout.contains("never"), "{status:?}");
+    assert!(status.stdout.contains("failed to reach the agent"), "{status:?}");
 }

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::process::Stdio;
+use std::sync::mpsc;
 
 use deadlight_shared::wire::{Cause, CauseKind, Mode, Order, OrderMark, Outcome, OutcomeStatus, Problem, Report};
 
@@ -62,8 +63,10 @@ fn in_order(text: &str, words: &[&str]) {
 
 #[test]
 fn what_the_agent_closes_is_proven_closed_and_stays_so() {
-    let (deployment, ended) = once("n1", |order, listener| {
+    let (epochs, told) = mpsc::channel();
+    let (deployment, ended) = once("n1", move |order, listener| {
         *listener = None;
+        epochs.send(order.epoch).unwrap();
         good(&report(&order, OutcomeStatus::Enforced))
     });
     let ended = ended.expect(0, &[]);
@@ -84,13 +87,24 @@ fn what_the_agent_closes_is_proven_closed_and_stays_so() {
             "unexpected ports: 1 proven closed, 0 unproven, 0 still open",
         ],
     );
-    let state = || std::fs::read_to_string(deployment.path("state.json")).unwrap();
-    assert!(state().contains("\"resolved\""), "{}", state());
-    let epoch = || serde_json::from_str::<serde_json::Value>(&state()).unwrap()["epoch"].as_u64();
-    let before = epoch();
+    let status = deployment.run(&["status"]).expect(0, &[]);
+    in_order(&status.stdout, &["Nothing unexpected is open.", "1 proven closed", "complete", "n1", "enforce"]);
+    let story = deployment.run(&["history"]).expect(0, &[]);
+    in_order(
+        &story.stdout,
+        &[
+            "open: a sweep saw it (syn-ack)",
+            "enforced: its agent: the guard holds it (swarm_ingress: service stats\\u{1b}[31m)",
+            "resolved: proven: 2 attempts from 2 source ports",
+        ],
+    );
     let again = deployment.run(&["run", "--once"]).expect(0, &[]);
     assert!(!again.stdout.contains("PROOF") && !again.stdout.contains("OPEN"), "{again:#?}");
-    assert!(epoch() > before, "an order of the second run outranks all of the first");
+    let epochs: Vec<u64> = told.try_iter().collect();
+    assert!(
+        epochs.len() == 2 && epochs[1] > epochs[0],
+        "an order of the second run outranks all of the first: {epochs:?}"
+    );
 }
 
 #[test]
@@ -118,8 +132,10 @@ fn the_agents_word_is_no_proof() {
     let contradiction = "is closed, the network says open: it answered at 127.0.0.1";
     let wanted = ["enforced", "CONTRADICTION agent of n1 says ", contradiction, "NO PROOF", "1 still open"];
     in_order(&ended.stdout, &wanted);
-    let state = std::fs::read_to_string(deployment.path("state.json")).unwrap();
-    assert!(state.contains("\"failed\""), "{state}");
+    let findings = deployment.run(&["findings", "--output", "json"]).expect(1, &[]);
+    assert!(findings.stdout.contains("\"status\": \"failed\""), "{findings:?}");
+    let story = deployment.run(&["history"]).expect(0, &[]);
+    in_order(&story.stdout, &["enforced: its agent", "failed: it answered after its agent had closed it"]);
 }
 
 #[test]
@@ -132,8 +148,8 @@ fn what_the_agent_leaves_open_stays_open() {
     ] {
         let (deployment, ended) = once("n1", move |order, _| good(&report(&order, status)));
         ended.expect(1, &[]);
-        let state = std::fs::read_to_string(deployment.path("state.json")).unwrap();
-        assert!(state.contains(&format!("\"status\": \"{word}\"")), "{state}");
+        let findings = deployment.run(&["findings", "--output", "json"]).expect(1, &[]);
+        assert!(findings.stdout.contains(&format!("\"status\": \"{word}\"")), "{findings:?}");
     }
 }
 

@@ -44,9 +44,9 @@ impl World {
             Trouble::ScannerRestored(scanner) => {
                 let hour_ago = now.saturating_sub(60 * MINUTE);
                 let backup = self.scanners[scanner].backups.iter().rfind(|(at, ..)| *at <= hour_ago);
-                if let Some((_, bytes, proven)) = backup.cloned() {
+                if let Some((_, state, proven)) = backup.cloned() {
                     self.scanner_dies(scanner, MINUTE);
-                    self.scanners[scanner].disk.0.lock().unwrap().bytes = bytes;
+                    self.scanners[scanner].disk.0.lock().unwrap().state = state;
                     self.oracle.restored(scanner, proven);
                 }
             }

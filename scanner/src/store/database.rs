@@ -1,0 +1,254 @@
+//! The database: SQLite in a file, or a PostgreSQL server. Both are asked in the same words.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use deadlight_shared::{Name, file};
+use jiff::Timestamp;
+use sqlx::any::{AnyPoolOptions, install_default_drivers};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _, SqlSafeStr as _};
+
+use super::rows;
+use super::{Location, Record, State};
+
+/// For a connection, and for another process that writes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection to the database, as one vantage point has it.
+#[derive(Debug)]
+pub struct Database {
+    location: Location,
+    pool: AnyPool,
+    vantage: Name,
+    /// Held as long as a scanner runs with a file.
+    _lock: Option<File>,
+}
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// No scanner has run with it.
+    #[error("there is no database {location} yet")]
+    Absent {
+        /// The database.
+        location: String,
+    },
+    /// The file cannot be opened, or made.
+    #[error("failed to open the database {location}")]
+    File {
+        /// The database.
+        location: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not there, or does not let us in.
+    #[error("failed to open the database {location}")]
+    Open {
+        /// The database.
+        location: String,
+        /// What it said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Its tables are not what this version can go on from.
+    #[error("failed to bring the tables of the database {location} up to date")]
+    Tables {
+        /// The database.
+        location: String,
+        /// What is wrong.
+        #[source]
+        source: MigrateError,
+    },
+    /// Another scanner works with the same file.
+    #[error("another deadlight-scanner works with the database {location}")]
+    Busy {
+        /// The database.
+        location: String,
+    },
+    /// Another scanner of the same name has begun after us.
+    #[error("another deadlight-scanner has begun as vantage point {vantage} with the database {location}")]
+    Taken {
+        /// The name of both.
+        vantage: Name,
+        /// The database.
+        location: String,
+    },
+    /// A server has backups of its own.
+    #[error("{location} is on a server, which this command does not back up")]
+    ServerBackup {
+        /// The database.
+        location: String,
+    },
+    /// The copy cannot be made.
+    #[error("failed to make the copy {}", copy.display())]
+    Copy {
+        /// The copy.
+        copy: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It cannot be asked.
+    #[error("failed to read the database {location}")]
+    Read {
+        /// The database.
+        location: String,
+        /// What it said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// It cannot be written.
+    #[error("failed to write the database {location}")]
+    Write {
+        /// The database.
+        location: String,
+        /// What it said.
+        #[source]
+        source: sqlx::Error,
+    },
+}
+
+impl Database {
+    /// Opens it, makes it where it is a file that is not there, and brings its tables up to date.
+    pub async fn open(location: &Location, vantage: &Name) -> Result<Self, DatabaseError> {
+        install_default_drivers();
+        if let Location::File(path) = location {
+            make_private(path).map_err(|source| DatabaseError::File { location: location.to_string(), source })?;
+        }
+        let most = match location {
+            Location::File(_) => 1,
+            Location::Server(_) => 4,
+        };
+        let url = location.url();
+        let unopened = |source| DatabaseError::Open { location: location.to_string(), source };
+        // A pool would try for a while what never works.
+        let mut first = AnyConnection::connect(&url).await.map_err(unopened)?;
+        prepare(&mut first).await.map_err(unopened)?;
+        first.close().await.map_err(unopened)?;
+        let pool = AnyPoolOptions::new()
+            .max_connections(most)
+            .acquire_timeout(PATIENCE)
+            .after_connect(|connection, _| Box::pin(prepare(connection)))
+            .connect(&url)
+            .await
+            .map_err(unopened)?;
+        let database = Self { location: location.clone(), pool, vantage: vantage.clone(), _lock: None };
+        migrator()
+            .run(&database.pool)
+            .await
+            .map_err(|source| DatabaseError::Tables { location: location.to_string(), source })?;
+        Ok(database)
+    }
+
+    /// The same for those who only ask: a file is not made.
+    pub async fn open_existing(location: &Location, vantage: &Name) -> Result<Self, DatabaseError> {
+        match location {
+            Location::File(path) if !path.exists() => Err(DatabaseError::Absent { location: location.to_string() }),
+            _ => Self::open(location, vantage).await,
+        }
+    }
+
+    /// The same for the scanner that runs: nobody else may with the same file.
+    pub async fn open_alone(location: &Location, vantage: &Name) -> Result<Self, DatabaseError> {
+        let lock = match location {
+            Location::File(path) => lock(path, location)?,
+            Location::Server(_) => None,
+        };
+        Ok(Self { _lock: lock, ..Self::open(location, vantage).await? })
+    }
+
+    /// How things stand.
+    pub async fn load(&self) -> Result<State, DatabaseError> {
+        rows::load(&self.pool, &self.vantage).await.map_err(|source| self.unread(source))
+    }
+
+    /// Writes `records`, all of them or none.
+    pub async fn write(&self, records: &[Record]) -> Result<(), DatabaseError> {
+        let unwritten = |source| DatabaseError::Write { location: self.location.to_string(), source };
+        let mut transaction = self.pool.begin().await.map_err(unwritten)?;
+        for record in records {
+            let is_ours = rows::write(&mut transaction, &self.vantage, record).await.map_err(unwritten)?;
+            if !is_ours {
+                return Err(DatabaseError::Taken {
+                    vantage: self.vantage.clone(),
+                    location: self.location.to_string(),
+                });
+            }
+        }
+        transaction.commit().await.map_err(unwritten)
+    }
+
+    /// Forgets what happened before `then`. How things stand is kept.
+    pub async fn forget(&self, then: Timestamp) -> Result<(), DatabaseError> {
+        rows::forget(&self.pool, then)
+            .await
+            .map_err(|source| DatabaseError::Write { location: self.location.to_string(), source })
+    }
+
+    /// Copies a file of SQLite to `copy`, which must not be there, while a scanner may run with it.
+    pub async fn back_up(&self, copy: &Path) -> Result<(), DatabaseError> {
+        if let Location::Server(_) = self.location {
+            return Err(DatabaseError::ServerBackup { location: self.location.to_string() });
+        }
+        let failed = |source| DatabaseError::Copy { copy: copy.to_owned(), source };
+        OpenOptions::new().create_new(true).write(true).mode(0o600).open(copy).map_err(failed)?;
+        let copied = sqlx::query("VACUUM INTO $1").bind(copy.display().to_string()).execute(&self.pool).await;
+        copied.map(drop).map_err(|source| self.unread(source))
+    }
+
+    /// Where it is.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    pub(super) fn pool(&self) -> &AnyPool {
+        &self.pool
+    }
+
+    pub(super) fn unread(&self, source: sqlx::Error) -> DatabaseError {
+        DatabaseError::Read { location: self.location.to_string(), source }
+    }
+}
+
+async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    if connection.backend_name() == "SQLite" {
+        // What was said to be written stands after a power cut too.
+        connection.execute("PRAGMA journal_mode = WAL").await?;
+        connection.execute("PRAGMA synchronous = FULL").await?;
+        connection.execute("PRAGMA busy_timeout = 10000").await?;
+    }
+    Ok(())
+}
+
+fn migrator() -> Migrator {
+    let first = include_str!("schema.1.sql").into_sql_str();
+    Migrator::with_migrations(vec![Migration::new(1, "first".into(), MigrationType::Simple, first, false)])
+}
+
+/// What stands in it is nobody else's business.
+fn make_private(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().create_new(true).write(true).mode(0o600).open(path) {
+        Ok(made) => file::give_to_owner_of(path.parent().unwrap_or(path), &made),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// One scanner at a time.
+fn lock(path: &Path, location: &Location) -> Result<Option<File>, DatabaseError> {
+    let failed = |source| DatabaseError::File { location: location.to_string(), source };
+    let directory = path.parent().unwrap_or(path);
+    let lock = File::create(path.with_added_extension("lock"))
+        .and_then(|lock| file::give_to_owner_of(directory, &lock).map(|()| lock))
+        .map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(DatabaseError::Busy { location: location.to_string() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}

@@ -1,0 +1,66 @@
+//! What happened, as it is asked for later.
+
+use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
+use jiff::Timestamp;
+use serde::Serialize;
+use sqlx::query;
+
+use super::rows;
+use super::{Database, DatabaseError, Swept, Why};
+
+/// A change of a finding's status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// The vantage point that saw it.
+    pub vantage: Name,
+    /// The new status.
+    pub status: FindingStatus,
+    /// Why.
+    pub why: Why,
+}
+
+/// Reads what happened.
+#[derive(Debug)]
+pub struct Past<'a>(pub &'a Database);
+
+impl Past<'_> {
+    /// The last sweep of `vantage` whose round came to its end.
+    pub async fn last_sweep(&self, vantage: &Name) -> Result<Option<Swept>, DatabaseError> {
+        let last = query("SELECT counts FROM sweep WHERE vantage = $1 ORDER BY started DESC LIMIT 1");
+        let row = last.bind(vantage.to_string()).fetch_optional(self.0.pool()).await;
+        let row = row.map_err(|source| self.0.unread(source))?;
+        row.map(|row| rows::swept(&row)).transpose().map_err(|source| self.0.unread(source))
+    }
+
+    /// The whole story of a finding.
+    pub async fn story(&self, finding: &FindingId) -> Result<Vec<Event>, DatabaseError> {
+        let story = query("SELECT at, vantage, status, why FROM event WHERE finding = $1 ORDER BY at, status");
+        let story = story.bind(finding.to_string());
+        let rows = story.fetch_all(self.0.pool()).await.map_err(|source| self.0.unread(source))?;
+        rows.iter().map(event).collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
+    }
+
+    /// What happened to all findings between `from` and `to`, in order.
+    pub async fn events(&self, from: Timestamp, to: Timestamp) -> Result<Vec<(Finding, Event)>, DatabaseError> {
+        let events = query(
+            "SELECT finding.id, node, address, protocol, port, finding.status AS now, first_seen, service, \
+             at, event.vantage, event.status, why FROM event JOIN finding ON finding.id = event.finding \
+             WHERE at >= $1 AND at <= $2 ORDER BY at, node, address, protocol, port",
+        );
+        let events = events.bind(from.as_microsecond()).bind(to.as_microsecond());
+        let rows = events.fetch_all(self.0.pool()).await.map_err(|source| self.0.unread(source))?;
+        let read = rows.iter().map(|row| Ok((rows::finding(row)?, event(row)?)));
+        read.collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
+    }
+}
+
+fn event(row: &sqlx::any::AnyRow) -> Result<Event, sqlx::Error> {
+    Ok(Event {
+        at: rows::time(row, "at")?,
+        vantage: rows::parsed(row, "vantage")?,
+        status: rows::word(row, "status")?,
+        why: rows::from_json(row, "why")?,
+    })
+}

@@ -1,0 +1,245 @@
+//! What is remembered: how things stand, and what happened. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use deadlight_shared::text::printable;
+use deadlight_shared::wire::{Mode, OrderMark, Outcome};
+use deadlight_shared::{Finding, Name, Observation, Port, PortState};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::round::Ending;
+use crate::sweep::{Sweep, Tally};
+
+/// Longest text of others that is shown.
+const SHOWN: usize = 300;
+
+/// What a scanner has to know to go on where it stopped: the sum of all records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The mark of the last order.
+    pub mark: OrderMark,
+    /// The findings of all sweeps.
+    pub findings: Vec<Finding>,
+    /// What the last sweeps saw at each target that is worth a word.
+    pub seen: BTreeMap<Target, Seen>,
+    /// When agents were last heard.
+    pub contacts: BTreeMap<Name, Contact>,
+}
+
+/// A port at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    /// The address.
+    pub address: IpAddr,
+    /// The port.
+    pub port: Port,
+}
+
+/// What was seen at a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Node of the address.
+    pub node: Name,
+    /// The verdict.
+    pub state: PortState,
+    /// What it rested on when it began; not escaped.
+    pub evidence: String,
+    /// What is behind the port, as far as it said so; not escaped.
+    pub service: Option<String>,
+    /// Since which sweep.
+    pub since: Timestamp,
+}
+
+/// How it went with an agent when it was last sent an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Contact {
+    /// When it was last sent one.
+    pub asked: Timestamp,
+    /// When it last answered with a report.
+    pub answered: Option<Timestamp>,
+    /// Its mode, as it last said.
+    pub mode: Option<Mode>,
+    /// Why there was no report; not escaped.
+    pub trouble: Option<String>,
+}
+
+/// How a sweep and the rest of its round went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swept {
+    /// When it began.
+    pub started: Timestamp,
+    /// When its round was over.
+    pub finished: Timestamp,
+    /// Whether it was stopped before its end.
+    pub interrupted: bool,
+    /// What it counted.
+    pub tally: Tally,
+    /// How its round ended.
+    pub ending: Ending,
+}
+
+/// Why a finding has the status that it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "lowercase")]
+pub enum Why {
+    /// A sweep saw it.
+    Sweep {
+        /// What the verdict rested on; not escaped.
+        evidence: String,
+    },
+    /// An entry of the allowlist covers it.
+    Allowlist,
+    /// Its agent said so.
+    Agent(Box<Outcome>),
+    /// Our own proof, in words.
+    Proof {
+        /// What was shown.
+        evidence: String,
+    },
+    /// It answered after its agent had closed it.
+    Contradiction,
+    /// It answered when it was looked at again.
+    Rescan,
+}
+
+/// One thing to remember.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// An order of this mark may have been sent.
+    Mark(OrderMark),
+    /// A target is seen differently from now on; with `None` there is nothing of note any more.
+    Seen {
+        /// The target.
+        target: Target,
+        /// What is seen.
+        seen: Option<Seen>,
+        /// Since when.
+        at: Timestamp,
+    },
+    /// A finding is new or changed.
+    Finding {
+        /// The finding, as it is now.
+        finding: Finding,
+        /// Since when.
+        at: Timestamp,
+        /// Why its status changed; `None` where it did not.
+        why: Option<Why>,
+    },
+    /// An agent was sent an order.
+    Contact {
+        /// Its node.
+        node: Name,
+        /// How it went.
+        contact: Contact,
+    },
+    /// A round is over.
+    Swept(Swept),
+}
+
+impl fmt::Display for Why {
+    /// One line, escaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sweep { evidence } => write!(f, "a sweep saw it ({})", printable(evidence, SHOWN)),
+            Self::Allowlist => f.write_str("the allowlist covers it"),
+            Self::Agent(outcome) => write!(f, "its agent: {} ({})", printable(&outcome.reason, SHOWN), outcome.cause),
+            Self::Proof { evidence } => write!(f, "proven: {}", printable(evidence, SHOWN)),
+            Self::Contradiction => f.write_str("it answered after its agent had closed it"),
+            Self::Rescan => f.write_str("it answered when it was looked at again"),
+        }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            mark: OrderMark { epoch: 0, sequence: 0 },
+            findings: Vec::new(),
+            seen: BTreeMap::new(),
+            contacts: BTreeMap::new(),
+        }
+    }
+}
+
+impl State {
+    /// Takes over what `record` says.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Mark(mark) => self.mark = *mark,
+            Record::Seen { target, seen: Some(seen), .. } => {
+                self.seen.insert(*target, seen.clone());
+            }
+            Record::Seen { target, seen: None, .. } => {
+                self.seen.remove(target);
+            }
+            Record::Finding { finding, .. } => match self.findings.iter_mut().find(|known| known.id == finding.id) {
+                Some(known) => known.clone_from(finding),
+                None => self.findings.push(finding.clone()),
+            },
+            Record::Contact { node, contact } => {
+                self.contacts.insert(node.clone(), contact.clone());
+            }
+            Record::Swept(_) => {}
+        }
+    }
+
+    /// The records that make this state out of nothing, without what happened.
+    pub fn records(&self) -> Vec<Record> {
+        let at = Timestamp::UNIX_EPOCH;
+        let findings = self.findings.iter().map(|finding| Record::Finding { finding: finding.clone(), at, why: None });
+        let seen = self.seen.iter().map(|(target, seen)| Record::Seen {
+            target: *target,
+            seen: Some(seen.clone()),
+            at: seen.since,
+        });
+        let contacts = self
+            .contacts
+            .iter()
+            .map(|(node, contact)| Record::Contact { node: node.clone(), contact: contact.clone() });
+        [Record::Mark(self.mark)].into_iter().chain(findings).chain(seen).chain(contacts).collect()
+    }
+
+    /// What `sweep` saw differently from the sweeps before.
+    pub fn differences(&self, sweep: &Sweep) -> Vec<Record> {
+        let at = sweep.started;
+        let now: BTreeMap<Target, &Observation> =
+            sweep.observations.iter().map(|seen| (Target::of(seen), seen)).collect();
+        let changed = now.iter().filter_map(|(target, observation)| {
+            let seen = Seen {
+                node: observation.node.clone(),
+                state: observation.state,
+                evidence: observation.evidence.to_string(),
+                service: observation.service.clone(),
+                since: at,
+            };
+            let known = self.seen.get(target);
+            let is_same = known.is_some_and(|known| {
+                (known.state, &known.service, &known.node) == (seen.state, &seen.service, &seen.node)
+            });
+            (!is_same).then_some(Record::Seen { target: *target, seen: Some(seen), at })
+        });
+        let unasked = |target: &Target| {
+            sweep.unasked.iter().any(|not| not.address == target.address && not.ports.contains(target.port))
+        };
+        let gone = self.seen.keys().filter(|target| !now.contains_key(target) && !unasked(target));
+        let gone = gone.map(|target| Record::Seen { target: *target, seen: None, at });
+        changed.chain(gone).collect()
+    }
+}
+
+impl Swept {
+    /// Whether everything was seen, and everything that should be is proven closed.
+    pub fn is_complete(&self) -> bool {
+        !self.interrupted && self.ending.is_complete()
+    }
+}
+
+impl Target {
+    /// The target of an observation.
+    pub fn of(seen: &Observation) -> Self {
+        Self { address: seen.address, port: seen.port }
+    }
+}

@@ -1,0 +1,259 @@
+//! Records as rows of tables, and back.
+
+use std::str::FromStr;
+
+use deadlight_shared::wire::{Mode, OrderMark};
+use deadlight_shared::{Finding, Name, Port, PortState};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::any::{Any, AnyRow};
+use sqlx::{AnyPool, Error, Row as _, Transaction, query};
+
+use super::{Contact, Record, Seen, State, Swept, Target};
+
+/// Writes `record`; false where it is not ours to write, because another scanner of this name has begun.
+pub(super) async fn write(
+    transaction: &mut Transaction<'_, Any>,
+    vantage: &Name,
+    record: &Record,
+) -> Result<bool, Error> {
+    let written = match record {
+        Record::Mark(mark) => query(
+            "INSERT INTO scanner (vantage, epoch, sequence) VALUES ($1, $2, $3) \
+             ON CONFLICT (vantage) DO UPDATE SET epoch = excluded.epoch, sequence = excluded.sequence \
+             WHERE scanner.epoch <= excluded.epoch",
+        )
+        .bind(vantage.to_string())
+        .bind(number(mark.epoch))
+        .bind(number(mark.sequence)),
+        Record::Seen { target, seen: Some(seen), at } => {
+            change(transaction, vantage, target, Some(seen.state), *at).await?;
+            query(
+                "INSERT INTO seen (vantage, address, protocol, port, node, state, evidence, service, since) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+                 ON CONFLICT (vantage, address, protocol, port) DO UPDATE SET node = excluded.node, \
+                 state = excluded.state, evidence = excluded.evidence, service = excluded.service, since = excluded.since",
+            )
+            .bind(vantage.to_string())
+            .bind(target.address.to_string())
+            .bind(target.port.protocol.to_string())
+            .bind(i64::from(target.port.number.get()))
+            .bind(seen.node.to_string())
+            .bind(seen.state.as_str())
+            .bind(stored(&seen.evidence))
+            .bind(seen.service.as_deref().map(stored))
+            .bind(seen.since.as_microsecond())
+        }
+        Record::Seen { target, seen: None, at } => {
+            change(transaction, vantage, target, None, *at).await?;
+            query("DELETE FROM seen WHERE vantage = $1 AND address = $2 AND protocol = $3 AND port = $4")
+                .bind(vantage.to_string())
+                .bind(target.address.to_string())
+                .bind(target.port.protocol.to_string())
+                .bind(i64::from(target.port.number.get()))
+        }
+        Record::Finding { finding, at, why } => {
+            if let Some(why) = why {
+                query(
+                    "INSERT INTO event (finding, at, vantage, status, why) VALUES ($1, $2, $3, $4, $5) \
+                     ON CONFLICT (finding, at, vantage, status) DO NOTHING",
+                )
+                .bind(finding.id.to_string())
+                .bind(at.as_microsecond())
+                .bind(vantage.to_string())
+                .bind(finding.status.as_str())
+                .bind(json(why)?)
+                .execute(&mut **transaction)
+                .await?;
+            }
+            query(
+                "INSERT INTO finding (id, node, address, protocol, port, status, first_seen, service, vantage) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+                 ON CONFLICT (id) DO UPDATE SET status = excluded.status, first_seen = excluded.first_seen, \
+                 service = excluded.service, vantage = excluded.vantage",
+            )
+            .bind(finding.id.to_string())
+            .bind(finding.node.to_string())
+            .bind(finding.address.to_string())
+            .bind(finding.protocol.to_string())
+            .bind(i64::from(finding.port.get()))
+            .bind(finding.status.as_str())
+            .bind(finding.first_seen.as_microsecond())
+            .bind(finding.service.as_deref().map(stored))
+            .bind(vantage.to_string())
+        }
+        Record::Contact { node, contact } => query(
+            "INSERT INTO contact (vantage, node, asked, answered, mode, trouble) VALUES ($1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (vantage, node) DO UPDATE SET asked = excluded.asked, answered = excluded.answered, \
+             mode = excluded.mode, trouble = excluded.trouble",
+        )
+        .bind(vantage.to_string())
+        .bind(node.to_string())
+        .bind(contact.asked.as_microsecond())
+        .bind(contact.answered.map(Timestamp::as_microsecond))
+        .bind(contact.mode.map(|mode| mode.to_string()))
+        .bind(contact.trouble.as_deref().map(stored)),
+        Record::Swept(swept) => query(
+            "INSERT INTO sweep (vantage, started, finished, complete, counts) VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (vantage, started) DO NOTHING",
+        )
+        .bind(vantage.to_string())
+        .bind(swept.started.as_microsecond())
+        .bind(swept.finished.as_microsecond())
+        .bind(i64::from(swept.is_complete()))
+        .bind(json(swept)?),
+    };
+    let rows = written.execute(&mut **transaction).await?.rows_affected();
+    Ok(rows > 0 || !matches!(record, Record::Mark(_)))
+}
+
+async fn change(
+    transaction: &mut Transaction<'_, Any>,
+    vantage: &Name,
+    target: &Target,
+    state: Option<PortState>,
+    at: Timestamp,
+) -> Result<(), Error> {
+    let change = query(
+        "INSERT INTO change (vantage, at, address, protocol, port, state) VALUES ($1, $2, $3, $4, $5, $6) \
+         ON CONFLICT (vantage, at, address, protocol, port) DO NOTHING",
+    );
+    let change = change
+        .bind(vantage.to_string())
+        .bind(at.as_microsecond())
+        .bind(target.address.to_string())
+        .bind(target.port.protocol.to_string())
+        .bind(i64::from(target.port.number.get()))
+        .bind(state.map(PortState::as_str));
+    change.execute(&mut **transaction).await.map(drop)
+}
+
+/// How things stand for `vantage`.
+pub(super) async fn load(pool: &AnyPool, vantage: &Name) -> Result<State, Error> {
+    let vantage = vantage.to_string();
+    let mut state = State::default();
+    let mark = query("SELECT epoch, sequence FROM scanner WHERE vantage = $1").bind(&vantage);
+    if let Some(row) = mark.fetch_optional(pool).await? {
+        let (epoch, sequence) = (unsigned(&row, "epoch")?, unsigned(&row, "sequence")?);
+        state.mark = OrderMark { epoch, sequence };
+    }
+    let findings = query(
+        "SELECT id, node, address, protocol, port, status, first_seen, service FROM finding \
+         ORDER BY first_seen, node, address, protocol, port",
+    );
+    state.findings = findings.fetch_all(pool).await?.iter().map(finding).collect::<Result<_, _>>()?;
+    let seen =
+        query("SELECT address, protocol, port, node, state, evidence, service, since FROM seen WHERE vantage = $1");
+    for row in seen.bind(&vantage).fetch_all(pool).await? {
+        let seen = Seen {
+            node: parsed(&row, "node")?,
+            state: word(&row, "state")?,
+            evidence: row.try_get("evidence")?,
+            service: row.try_get("service")?,
+            since: time(&row, "since")?,
+        };
+        state.seen.insert(target(&row)?, seen);
+    }
+    let contacts = query("SELECT node, asked, answered, mode, trouble FROM contact WHERE vantage = $1");
+    for row in contacts.bind(&vantage).fetch_all(pool).await? {
+        let mode: Option<String> = row.try_get("mode")?;
+        let contact = Contact {
+            asked: time(&row, "asked")?,
+            answered: optional_time(&row, "answered")?,
+            mode: mode.map(|_| word::<Mode>(&row, "mode")).transpose()?,
+            trouble: row.try_get("trouble")?,
+        };
+        state.contacts.insert(parsed(&row, "node")?, contact);
+    }
+    Ok(state)
+}
+
+/// Forgets what happened before `then`.
+pub(super) async fn forget(pool: &AnyPool, then: Timestamp) -> Result<(), Error> {
+    for statement in [
+        "DELETE FROM sweep WHERE started < $1",
+        "DELETE FROM change WHERE at < $1",
+        // The story of what is not over is kept from its beginning.
+        "DELETE FROM event WHERE at < $1 AND finding IN (SELECT id FROM finding WHERE status IN ('resolved', 'accepted'))",
+    ] {
+        query(statement).bind(then.as_microsecond()).execute(pool).await?;
+    }
+    Ok(())
+}
+
+pub(super) fn finding(row: &AnyRow) -> Result<Finding, Error> {
+    let Port { protocol, number } = port(row)?;
+    Ok(Finding {
+        id: parsed(row, "id")?,
+        node: parsed(row, "node")?,
+        address: parsed(row, "address")?,
+        port: number,
+        protocol,
+        status: word(row, "status")?,
+        first_seen: time(row, "first_seen")?,
+        service: row.try_get("service")?,
+    })
+}
+
+pub(super) fn swept(row: &AnyRow) -> Result<Swept, Error> {
+    from_json(row, "counts")
+}
+
+pub(super) fn target(row: &AnyRow) -> Result<Target, Error> {
+    Ok(Target { address: parsed(row, "address")?, port: port(row)? })
+}
+
+fn port(row: &AnyRow) -> Result<Port, Error> {
+    let (number, protocol): (i64, String) = (row.try_get("port")?, row.try_get("protocol")?);
+    format!("{number}/{protocol}").parse().map_err(|error| undecodable("port", error))
+}
+
+pub(super) fn time(row: &AnyRow, column: &str) -> Result<Timestamp, Error> {
+    Timestamp::from_microsecond(row.try_get(column)?).map_err(|error| undecodable(column, error))
+}
+
+fn optional_time(row: &AnyRow, column: &str) -> Result<Option<Timestamp>, Error> {
+    let microseconds: Option<i64> = row.try_get(column)?;
+    microseconds.map(|_| time(row, column)).transpose()
+}
+
+fn unsigned(row: &AnyRow, column: &str) -> Result<u64, Error> {
+    u64::try_from(row.try_get::<i64, _>(column)?).map_err(|error| undecodable(column, error))
+}
+
+/// A text that says itself what it is.
+pub(super) fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    row: &AnyRow,
+    column: &str,
+) -> Result<T, Error> {
+    row.try_get::<String, _>(column)?.parse().map_err(|error| undecodable(column, error))
+}
+
+/// One of the words that a type has.
+pub(super) fn word<T: DeserializeOwned>(row: &AnyRow, column: &str) -> Result<T, Error> {
+    let text: String = row.try_get(column)?;
+    serde_json::from_value(text.into()).map_err(|error| undecodable(column, error))
+}
+
+pub(super) fn from_json<T: DeserializeOwned>(row: &AnyRow, column: &str) -> Result<T, Error> {
+    serde_json::from_str(&row.try_get::<String, _>(column)?).map_err(|error| undecodable(column, error))
+}
+
+fn json(value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map(|text| stored(&text)).map_err(|error| Error::Encode(error.into()))
+}
+
+/// PostgreSQL has no text with a NUL in it.
+fn stored(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// Epochs are seconds, and sequences are counted up from 0.
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn undecodable(column: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::ColumnDecode { index: column.to_owned(), source: Box::new(source) }
+}
