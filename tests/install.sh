@@ -8,7 +8,8 @@ needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack
         dockerd:docker.io docker:docker.io containerd:containerd runc:runc ps:procps tcpdump:tcpdump
         nsenter:util-linux cc:gcc make:make nmap:nmap socat:socat ethtool:ethtool curl:curl
         systemctl:systemd systemd-analyze:systemd systemd-sysusers:systemd systemd-tmpfiles:systemd
-        ufw:ufw firewalld:firewalld dbus-daemon:dbus faketime:faketime'
+        ufw:ufw firewalld:firewalld dbus-daemon:dbus faketime:faketime
+        prometheus-alertmanager:prometheus-alertmanager'
 [ "${1:-}" != swarm ] || needed="$needed linux.uml:user-mode-linux mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs"
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -50,9 +51,9 @@ install() { apt-get install -y --no-install-recommends $missing; }
 install || { apt-get update && install; }
 # From Debian 13 on the client is a package of its own.
 command -v docker >/dev/null 2>&1 || apt-get install -y --no-install-recommends docker-cli
-# Nor at the next boot: they would change the firewall of whoever runs the tests.
+# Nor at the next boot: they would change the firewall of whoever runs the tests, or serve there.
 for package in $missing; do
     case $package in
-        ufw | firewalld) ! command -v systemctl >/dev/null 2>&1 || systemctl disable "$package" ;;
+        ufw | firewalld | postgresql | prometheus-alertmanager) ! command -v systemctl >/dev/null 2>&1 || systemctl disable "$package" ;;
     esac
 done

@@ -1,5 +1,6 @@
 //! The half of Deadlight outside the cluster: finds open ports, has them closed, proves it.
 
+pub mod alert;
 pub mod assess;
 pub mod cli;
 pub mod config;

@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stderr, reason = "what a clean-up could not do belongs into the output of the test")]
 
+pub mod alertmanager;
 pub mod answer;
 pub mod capture;
 pub mod cgroup;

@@ -130,6 +130,7 @@ impl Scanner {
             signed: "permits.json".into(),
             trust: None,
             pull: ([127, 0, 0, 1], 7_444).into(),
+            sinks: Vec::new(),
             store: Location::File("deadlight.db".into()),
             keep: SignedDuration::from_hours(9_600),
         };

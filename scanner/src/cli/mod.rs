@@ -1,5 +1,6 @@
 //! The command line: arguments in, exit status out.
 
+mod alert;
 mod allowlist;
 mod check;
 mod diff;
@@ -66,6 +67,9 @@ enum Command {
     /// Sign the allowlist with the operator's key
     #[command(subcommand)]
     Allowlist(allowlist::Command),
+    /// Try the places that alerts are sent to
+    #[command(subcommand)]
+    Alert(alert::Command),
     /// Read a configuration and say what is wrong with it
     CheckConfig(check::ConfigFile),
 }
@@ -86,6 +90,7 @@ pub fn main() -> ExitCode {
         Some(Command::Enroll(arguments)) => with_runtime("warn", enroll::run(arguments)),
         Some(Command::Pki(command)) => pki::run(command),
         Some(Command::Allowlist(command)) => allowlist::run(command),
+        Some(Command::Alert(command)) => with_runtime("warn", alert::run(command)),
         Some(Command::CheckConfig(file)) => check::run(file),
     });
     let exit = result.unwrap_or_else(|error| {

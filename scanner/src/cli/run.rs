@@ -1,6 +1,7 @@
 //! `run`: sweep, assess, order, prove.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -13,12 +14,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::alert;
 use super::allowlist;
 use super::check::{self, today};
 use super::past::hinted;
 use super::scan::watched_sweep;
 use super::story::Story;
 use super::{Exit, Failure};
+use crate::alert::Courier;
 use crate::config::{Config, TrustSource};
 use crate::deliver::{Agent, DeliverError};
 use crate::net;
@@ -33,6 +36,8 @@ use crate::upkeep;
 /// How often certificates are looked after between rounds.
 const UPKEEP: Duration = Duration::from_secs(3_600);
 const CONTROL_ATTEMPTS: usize = 3;
+/// After the last round, for alerts.
+const CARRIED: Duration = Duration::from_secs(60);
 const CONTROL_LIMIT: Duration = Duration::from_millis(1_500);
 
 pub(super) const HELP: &str = "\
@@ -64,7 +69,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let hub = upkeep::open(&config, credentials.as_ref())
         .hint("[pull] listen must be an address of this host that nobody else listens on; `ss -lntp` shows who does")?;
     let agents = agents(&config, hub.as_ref())?;
-    let mut scanner = Scanner { config, hub, agents, told: 0, store, database, payloads };
+    let database = Arc::new(database);
+    let courier = Courier::start(alert::sinks(&config)?, &database).await.map_err(hinted)?;
+    let mut scanner = Scanner { config, hub, agents, told: 0, store, database, courier, payloads };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
         match arguments.once {
@@ -74,7 +81,12 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     };
     // Wherever the work is dropped, the state on disk is whole, and orders repeat what they mean.
     let stopped = tokio::select! {
-        result = work => return result,
+        result = work => {
+            if !scanner.courier.finish(CARRIED).await {
+                tracing::error!("not everybody was told in time; `run` goes on with it when it begins");
+            }
+            return result;
+        }
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     };
@@ -93,7 +105,8 @@ struct Scanner {
     /// The generation of the trust document that calls to them carry.
     told: u64,
     store: Store,
-    database: Database,
+    database: Arc<Database>,
+    courier: Courier,
     payloads: Payloads,
 }
 
@@ -145,7 +158,7 @@ impl Scanner {
 
     async fn round(&mut self) -> Result<Ending, Failure> {
         self.keep_certificates().await;
-        let Self { config, agents, store, database, payloads, .. } = self;
+        let Self { config, agents, store, database, courier, payloads, .. } = self;
         let mut story = Story(anstream::stdout());
         let mut tell = |news: News<'_>| story.tell(config, &news);
         let today = today(Timestamp::now());
@@ -159,14 +172,14 @@ impl Scanner {
 
         let permits = permits(config, today);
         let orders = turn.orders(config, &permits, store, Timestamp::now());
-        save(store, database).await;
+        save(store, database, courier).await;
         let answers = deliver(agents, orders).await;
         if answers.values().flat_map(|answer| answer.as_ref().err()).any(DeliverError::is_untimely) {
             store.begin_epoch(Timestamp::now());
         }
         let reports: Vec<Report> = answers.values().flatten().cloned().collect();
         turn.answered(config, answers, store, Timestamp::now(), &mut tell);
-        save(store, database).await;
+        save(store, database, courier).await;
         if let Some(TrustSource::Pki(pki)) = &config.trust {
             // Told again with the next order; the proof must not wait for a disk.
             if let Err(error) = upkeep::remember_held(pki, agents, Timestamp::now()) {
@@ -178,7 +191,7 @@ impl Scanner {
             Limits { rate: config.rate, rate_per_node: config.rate_per_node, in_flight: net::in_flight_limit() };
         let checked = rescan(&turn.looks(config, &mut tell), limits, payloads).await;
         turn.looked(&checked, store, Timestamp::now(), &mut tell);
-        save(store, database).await;
+        save(store, database, courier).await;
         tell(News::Looked { checked: &checked, dropped: &dropped_since(agents, &reports).await });
         let ending = turn.end(config, store, Timestamp::now(), &mut tell);
         database.write(store.unsaved()).await.map_err(hinted)?;
@@ -191,11 +204,13 @@ impl Scanner {
 
 /// Nothing waits for a database that cannot be written: orders are sent all the same, and the end of the round tries
 /// once more and says what is wrong.
-async fn save(store: &mut Store, database: &Database) {
+/// Nor do alerts wait for it: then some may be told again after a restart.
+async fn save(store: &mut Store, database: &Database, courier: &Courier) {
     match database.write(store.unsaved()).await {
         Ok(()) => store.saved(),
         Err(error) => tracing::debug!("{}", hint::line(&error)),
     }
+    courier.take(&store.take_alerts());
 }
 
 /// Asks each control port once more after the sweep. An address whose control port does not answer

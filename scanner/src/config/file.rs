@@ -9,6 +9,8 @@ use deadlight_shared::{AllowEntry, Name, Port, PortSet, Protocol};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer};
 
+use crate::alert::SinkKind;
+
 use super::{PortsError, RATE, RATE_PER_NODE};
 
 /// `scanner.toml`.
@@ -30,6 +32,8 @@ pub(super) struct File {
     pub(super) pull: Pull,
     #[serde(default)]
     pub(super) store: Store,
+    #[serde(default)]
+    pub(super) alert: Vec<Alert>,
 }
 
 /// An allowlist alone: `scan --allowlist FILE`.
@@ -87,6 +91,15 @@ pub(super) struct Allowlist {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Pull {
     pub(super) listen: SocketAddr,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Alert {
+    pub(super) name: Option<Name>,
+    pub(super) kind: SinkKind,
+    pub(super) url: Option<String>,
+    pub(super) url_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -18,6 +18,7 @@ use jiff::SignedDuration;
 use jiff::civil::Date;
 use reqwest::Url;
 
+use crate::alert::SinkKind;
 use crate::assess::Expectation;
 use crate::pki::Pki;
 use crate::store::{Location, LocationError};
@@ -64,6 +65,8 @@ pub struct Config {
     pub pull: SocketAddr,
     /// Where everything is remembered.
     pub store: Location,
+    /// Where alerts are sent.
+    pub sinks: Vec<SinkConfig>,
     /// How long what happened is remembered.
     pub keep: SignedDuration,
 }
@@ -108,6 +111,26 @@ impl fmt::Display for Way {
             Self::Pull => f.write_str("by its call"),
         }
     }
+}
+
+/// Somewhere that alerts are sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkConfig {
+    /// Its name: that of its kind where there is no other.
+    pub name: String,
+    /// How it is spoken to.
+    pub kind: SinkKind,
+    /// Where its URL stands, which is a secret: whoever knows it can speak there.
+    pub url: UrlSource,
+}
+
+/// A URL, or the file that it stands in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UrlSource {
+    /// In the configuration itself.
+    Given(Url),
+    /// In a file, read when it is needed.
+    File(PathBuf),
 }
 
 /// Why a configuration is refused.
@@ -169,6 +192,17 @@ pub enum ConfigError {
         /// What was written.
         rate: NonZeroU32,
     },
+    /// An alert without a place, or with two.
+    #[error("[[alert]] {0} needs `url` or `url_file`, and not both")]
+    SinkUrl(String),
+    /// A URL that nothing should be sent to.
+    #[error(
+        "url of [[alert]] {0} is not like https://hooks.example.net/…; http is only for this host and for private addresses"
+    )]
+    SinkScheme(String),
+    /// Two alerts of one name.
+    #[error("two [[alert]] are named {0}: give them a `name` each")]
+    SameSink(String),
     /// The store is nowhere.
     #[error(transparent)]
     Store(#[from] LocationError),
@@ -207,8 +241,18 @@ impl Config {
     }
 
     fn check(file: file::File, path: &Path, today: Date) -> Result<Self, ConfigError> {
-        let file::File { vantage, sweep, node, allow, allowlist: file::Allowlist { signed }, tls, pki, pull, store } =
-            file;
+        let file::File {
+            vantage,
+            sweep,
+            node,
+            allow,
+            allowlist: file::Allowlist { signed },
+            tls,
+            pki,
+            pull,
+            store,
+            alert,
+        } = file;
         if !(SHORTEST_EVERY..=LONGEST_EVERY).contains(&sweep.every) {
             return Err(ConfigError::Every(sweep.every));
         }
@@ -257,6 +301,7 @@ impl Config {
             trust,
             pull: pull.listen,
             store: Location::parse(&store.url, directory)?,
+            sinks: checked_sinks(alert, directory)?,
             keep: store.keep,
             nodes,
         })
@@ -345,6 +390,35 @@ pub fn ports_of(protocol: Protocol, text: &str) -> Result<PortSet, PortsError> {
         true => Ok(ports),
         false => Err(PortsError::Foreign(ports, protocol)),
     }
+}
+
+fn checked_sinks(sinks: Vec<file::Alert>, directory: &Path) -> Result<Vec<SinkConfig>, ConfigError> {
+    let mut names = BTreeSet::new();
+    let checked = |sink: file::Alert| {
+        let name = sink.name.map_or_else(|| sink.kind.as_str().to_owned(), |name| name.to_string());
+        let url = match (sink.url, sink.url_file) {
+            (Some(url), None) => UrlSource::Given(sink_url(&url).ok_or_else(|| ConfigError::SinkScheme(name.clone()))?),
+            (None, Some(file)) => UrlSource::File(directory.join(file)),
+            _ => return Err(ConfigError::SinkUrl(name)),
+        };
+        match names.insert(name.clone()) {
+            true => Ok(SinkConfig { name, kind: sink.kind, url }),
+            false => Err(ConfigError::SameSink(name)),
+        }
+    };
+    sinks.into_iter().map(checked).collect()
+}
+
+/// A URL that alerts may be sent to: https; or http to an address that no stranger listens in on.
+pub fn sink_url(text: &str) -> Option<Url> {
+    let url: Url = text.trim().parse().ok()?;
+    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
+    let is_near = match host.parse() {
+        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_private(),
+        Ok(IpAddr::V6(address)) => address.is_loopback() || address.is_unique_local(),
+        Err(_) => host == "localhost",
+    };
+    (url.scheme() == "https" || url.scheme() == "http" && is_near).then_some(url)
 }
 
 fn checked_node(node: file::Node) -> Result<Node, ConfigError> {
@@ -447,9 +521,7 @@ mod tests {
             let text = error(&TEMPLATE.replace("[sweep]", &format!("[sweep]\n{key} = {value}")));
             assert!(text.contains("line 9") && text.contains(wanted), "{key} = {value}: {text}");
         }
-        for later in ["[web]\nlisten = \"127.0.0.1:7480\"\n", "[[alert]]\nkind = \"webhook\"\n"] {
-            assert!(error(&format!("{TEMPLATE}\n{later}")).contains("unknown field"), "{later}");
-        }
+        assert!(error(&format!("{TEMPLATE}\n[web]\nlisten = \"127.0.0.1:7480\"\n")).contains("unknown field"));
         assert!(error(&format!("{TEMPLATE}\nfile = \"state.json\"")).contains("unknown field `file`"));
     }
 
@@ -477,6 +549,42 @@ mod tests {
         let overlap = TEMPLATE
             .replace("[pki]", "[[allow]]\nports = \"443/tcp\"\nnodes = [\"n1\"]\nowner = \"x\"\nreason = \"y\"\n[pki]");
         assert!(error(&overlap).contains("entries 1 and 2 overlap: both cover 443/tcp on n1"));
+    }
+
+    #[test]
+    fn an_alert_has_one_place_and_no_stranger_listens_in() {
+        let with = |alert: &str| parse(&format!("{TEMPLATE}\n[[alert]]\nkind = \"slack\"\n{alert}"));
+        let config = with("url_file = \"slack.url\"").unwrap();
+        assert_eq!(config.sinks[0].url, UrlSource::File("/etc/deadlight/slack.url".into()));
+        assert_eq!(config.sinks[0].name, "slack");
+        assert!(with("name = \"ops\"\nurl = \"https://hooks.example.net/x\"").is_ok());
+        let text = with("").unwrap_err().to_string();
+        assert_eq!(text, "[[alert]] slack needs `url` or `url_file`, and not both");
+        let again = "url_file = \"a\"\n[[alert]]\nkind = \"slack\"\nurl_file = \"b\"";
+        assert!(with(again).unwrap_err().to_string().contains("two [[alert]] are named slack"));
+        for bad in [
+            "http://hooks.example.net/secret",
+            "http://203.0.113.1/",
+            "ftp://x/",
+            "hooks.example.net",
+            "https://",
+            "http://[2001:db8::1]/",
+        ] {
+            let text = with(&format!("url = {bad:?}")).unwrap_err().to_string();
+            assert!(
+                text.starts_with("url of [[alert]] slack is not like") && !text.contains("secret"),
+                "{bad}: {text}"
+            );
+        }
+        for good in [
+            "http://127.0.0.1:9093",
+            "http://[::1]:9093/x",
+            "http://10.1.2.3/",
+            "http://localhost/",
+            "https://203.0.113.1/",
+        ] {
+            assert!(sink_url(good).is_some(), "{good}");
+        }
     }
 
     #[test]

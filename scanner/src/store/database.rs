@@ -12,6 +12,8 @@ use sqlx::any::{AnyPoolOptions, install_default_drivers};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _, SqlSafeStr as _};
 
+use crate::alert::Alert;
+
 use super::rows;
 use super::{Location, Record, State};
 
@@ -181,6 +183,18 @@ impl Database {
             }
         }
         transaction.commit().await.map_err(unwritten)
+    }
+
+    /// What `sink` has not been told yet, in order. One that is new is told what comes from now on.
+    pub async fn untold(&self, sink: &str) -> Result<Vec<Alert>, DatabaseError> {
+        rows::untold(&self.pool, &self.vantage, sink).await.map_err(|source| self.unread(source))
+    }
+
+    /// Remembers that `sink` was told everything up to the alert of number `told`, and what `trouble` it has.
+    pub async fn tell(&self, sink: &str, told: u64, trouble: Option<&str>) -> Result<(), DatabaseError> {
+        rows::tell(&self.pool, &self.vantage, sink, told, trouble)
+            .await
+            .map_err(|source| DatabaseError::Write { location: self.location.to_string(), source })
     }
 
     /// Forgets what happened before `then`. How things stand is kept.

@@ -17,6 +17,7 @@ use deadlight_shared::wire::OrderMark;
 use deadlight_shared::{Finding, FindingId, Name};
 use jiff::Timestamp;
 
+use crate::alert::{self, Alert, Episode, Kind};
 use crate::sweep::Sweep;
 
 /// More than this is not kept back for a database that cannot be written: then how things stand is kept, and what
@@ -29,12 +30,13 @@ const MOST_UNSAVED: usize = 100_000;
 pub struct Store {
     state: State,
     unsaved: Vec<Record>,
+    untold: Vec<Alert>,
 }
 
 impl Store {
     /// Goes on from `state` with a new epoch, as [`begin_epoch`](Self::begin_epoch) has it.
     pub fn new(state: State, now: Timestamp) -> Self {
-        let mut store = Self { state, unsaved: Vec::new() };
+        let mut store = Self { state, unsaved: Vec::new(), untold: Vec::new() };
         store.begin_epoch(now);
         store
     }
@@ -76,7 +78,22 @@ impl Store {
         };
         let records: Vec<Record> = findings.iter().filter_map(record).collect();
         self.state.findings = findings.to_vec();
-        self.put(records);
+        self.put(records.iter().cloned());
+        let whys: BTreeMap<&FindingId, &Why> = records
+            .iter()
+            .filter_map(|record| match record {
+                Record::Finding { finding, why, .. } => Some((&finding.id, why.as_ref()?)),
+                _ => None,
+            })
+            .collect();
+        for finding in findings {
+            self.tell(finding, whys.get(&finding.id).copied(), at);
+        }
+    }
+
+    /// What has to be told since this was last asked. It may be told whether it could be saved or not.
+    pub fn take_alerts(&mut self) -> Vec<Alert> {
+        std::mem::take(&mut self.untold)
     }
 
     /// Remembers what `sweep` saw differently from the sweeps before.
@@ -112,6 +129,25 @@ impl Store {
     /// The database has everything.
     pub fn saved(&mut self) {
         self.unsaved.clear();
+    }
+
+    fn tell(&mut self, finding: &Finding, why: Option<&Why>, at: Timestamp) {
+        let episode = self.state.episodes.get(&finding.id);
+        let Some(kind) = alert::news(finding, episode, why, at) else { return };
+        let number = self.state.alerts + 1;
+        let unclosed = match kind {
+            Kind::Unclosed | Kind::Contradicted => Some(finding.status),
+            _ => episode.and_then(|episode| episode.unclosed),
+        };
+        let episode = match episode {
+            Some(episode) => Episode { told: at, unclosed, ..episode.clone() },
+            None => Episode { number, began: at, told: at, unclosed },
+        };
+        let alert = Alert { number, at, kind, episode, finding: finding.clone(), why: why.cloned() };
+        let record = Record::Alert(alert.clone());
+        self.state.apply(&record);
+        self.untold.push(alert);
+        self.put([record]);
     }
 
     fn mark(&mut self, mark: OrderMark) {

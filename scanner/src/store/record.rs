@@ -6,10 +6,11 @@ use std::net::IpAddr;
 
 use deadlight_shared::text::printable;
 use deadlight_shared::wire::{Mode, OrderMark, Outcome};
-use deadlight_shared::{Finding, Name, Observation, Port, PortState};
+use deadlight_shared::{Finding, FindingId, Name, Observation, Port, PortState};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::alert::{Alert, Episode};
 use crate::round::Ending;
 use crate::sweep::{Sweep, Tally};
 
@@ -27,6 +28,10 @@ pub struct State {
     pub seen: BTreeMap<Target, Seen>,
     /// When agents were last heard.
     pub contacts: BTreeMap<Name, Contact>,
+    /// Exposures that somebody was told of, and not of their end.
+    pub episodes: BTreeMap<FindingId, Episode>,
+    /// The number of the last alert.
+    pub alerts: u64,
 }
 
 /// A port at an address.
@@ -135,6 +140,8 @@ pub enum Record {
         /// How it went.
         contact: Contact,
     },
+    /// Somebody has to be told.
+    Alert(Alert),
     /// A round is over.
     Swept(Swept),
 }
@@ -160,6 +167,8 @@ impl Default for State {
             findings: Vec::new(),
             seen: BTreeMap::new(),
             contacts: BTreeMap::new(),
+            episodes: BTreeMap::new(),
+            alerts: 0,
         }
     }
 }
@@ -181,6 +190,13 @@ impl State {
             },
             Record::Contact { node, contact } => {
                 self.contacts.insert(node.clone(), contact.clone());
+            }
+            Record::Alert(alert) => {
+                self.alerts = alert.number;
+                match alert.kind.is_end() {
+                    true => self.episodes.remove(&alert.finding.id),
+                    false => self.episodes.insert(alert.finding.id.clone(), alert.episode.clone()),
+                };
             }
             Record::Swept(_) => {}
         }

@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use sqlx::any::{Any, AnyRow};
 use sqlx::{AnyPool, Error, Row as _, Transaction, query};
 
+use crate::alert::Alert;
+
 use super::{Contact, Record, Seen, State, Swept, Target};
 
 /// Writes `record`; false where it is not ours to write, because another scanner of this name has begun.
@@ -94,6 +96,30 @@ pub(super) async fn write(
         .bind(contact.answered.map(Timestamp::as_microsecond))
         .bind(contact.mode.map(|mode| mode.to_string()))
         .bind(contact.trouble.as_deref().map(stored)),
+        Record::Alert(alert) => {
+            let episode = match alert.kind.is_end() {
+                true => query("DELETE FROM episode WHERE vantage = $1 AND finding = $2")
+                    .bind(vantage.to_string())
+                    .bind(alert.finding.id.to_string()),
+                false => query(
+                    "INSERT INTO episode (vantage, finding, body) VALUES ($1, $2, $3) \
+                     ON CONFLICT (vantage, finding) DO UPDATE SET body = excluded.body",
+                )
+                .bind(vantage.to_string())
+                .bind(alert.finding.id.to_string())
+                .bind(json(&alert.episode)?),
+            };
+            episode.execute(&mut **transaction).await?;
+            query(
+                "INSERT INTO alert (vantage, number, at, finding, body) VALUES ($1, $2, $3, $4, $5) \
+                 ON CONFLICT (vantage, number) DO NOTHING",
+            )
+            .bind(vantage.to_string())
+            .bind(number(alert.number))
+            .bind(alert.at.as_microsecond())
+            .bind(alert.finding.id.to_string())
+            .bind(json(alert)?)
+        }
         Record::Swept(swept) => query(
             "INSERT INTO sweep (vantage, started, finished, complete, counts) VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (vantage, started) DO NOTHING",
@@ -166,7 +192,54 @@ pub(super) async fn load(pool: &AnyPool, vantage: &Name) -> Result<State, Error>
         };
         state.contacts.insert(parsed(&row, "node")?, contact);
     }
+    let episodes = query("SELECT finding, body FROM episode WHERE vantage = $1");
+    for row in episodes.bind(&vantage).fetch_all(pool).await? {
+        state.episodes.insert(parsed(&row, "finding")?, from_json(&row, "body")?);
+    }
+    let last = query("SELECT number FROM alert WHERE vantage = $1 ORDER BY number DESC LIMIT 1");
+    if let Some(row) = last.bind(&vantage).fetch_optional(pool).await? {
+        state.alerts = unsigned(&row, "number")?;
+    }
     Ok(state)
+}
+
+/// How far `sink` has come: the number of the last alert that it was told, and what follows. One that is new begins
+/// with what comes from now on.
+pub(super) async fn untold(pool: &AnyPool, vantage: &Name, sink: &str) -> Result<Vec<Alert>, Error> {
+    let vantage = vantage.to_string();
+    query(
+        "INSERT INTO sink (vantage, name, told) SELECT $1, $2, COALESCE(MAX(number), 0) FROM alert WHERE vantage = $1 \
+         ON CONFLICT (vantage, name) DO NOTHING",
+    )
+    .bind(&vantage)
+    .bind(sink)
+    .execute(pool)
+    .await?;
+    let untold = query(
+        "SELECT body FROM alert JOIN sink ON sink.vantage = alert.vantage AND number > told \
+         WHERE alert.vantage = $1 AND name = $2 ORDER BY number",
+    );
+    untold.bind(&vantage).bind(sink).fetch_all(pool).await?.iter().map(|row| from_json(row, "body")).collect()
+}
+
+/// `sink` was told everything up to the alert `told`, or has `trouble`.
+pub(super) async fn tell(
+    pool: &AnyPool,
+    vantage: &Name,
+    sink: &str,
+    told: u64,
+    trouble: Option<&str>,
+) -> Result<(), Error> {
+    let told = query(
+        "INSERT INTO sink (vantage, name, told, trouble) VALUES ($1, $2, $3, $4) ON CONFLICT (vantage, name) \
+         DO UPDATE SET told = CASE WHEN excluded.told > sink.told THEN excluded.told ELSE sink.told END, \
+         trouble = excluded.trouble",
+    )
+    .bind(vantage.to_string())
+    .bind(sink)
+    .bind(number(told))
+    .bind(trouble.map(stored));
+    told.execute(pool).await.map(drop)
 }
 
 /// Forgets what happened before `then`.
@@ -174,6 +247,10 @@ pub(super) async fn forget(pool: &AnyPool, then: Timestamp) -> Result<(), Error>
     for statement in [
         "DELETE FROM sweep WHERE started < $1",
         "DELETE FROM change WHERE at < $1",
+        // What somebody has not been told of yet is kept, and the last one for its number.
+        "DELETE FROM alert WHERE at < $1 AND number < COALESCE( \
+         (SELECT MIN(told) FROM sink WHERE sink.vantage = alert.vantage), \
+         (SELECT MAX(number) FROM alert AS latest WHERE latest.vantage = alert.vantage))",
         // The story of what is not over is kept from its beginning.
         "DELETE FROM event WHERE at < $1 AND finding IN (SELECT id FROM finding WHERE status IN ('resolved', 'accepted'))",
     ] {

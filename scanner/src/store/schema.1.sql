@@ -42,7 +42,33 @@ CREATE TABLE contact (
     PRIMARY KEY (vantage, node)
 );
 
+-- Exposures that somebody was told of, and not of their end.
+CREATE TABLE episode (
+    vantage TEXT NOT NULL,
+    finding TEXT NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (vantage, finding)
+);
+
+-- How far each place that is told has come.
+CREATE TABLE sink (
+    vantage TEXT NOT NULL,
+    name TEXT NOT NULL,
+    told BIGINT NOT NULL,
+    trouble TEXT,
+    PRIMARY KEY (vantage, name)
+);
+
 -- What happened.
+CREATE TABLE alert (
+    vantage TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    at BIGINT NOT NULL,
+    finding TEXT NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (vantage, number)
+);
+
 CREATE TABLE sweep (
     vantage TEXT NOT NULL,
     started BIGINT NOT NULL,
@@ -73,4 +99,5 @@ CREATE TABLE event (
 
 CREATE INDEX event_at ON event (at);
 CREATE INDEX sweep_started ON sweep (started);
+CREATE INDEX alert_at ON alert (at);
 CREATE INDEX change_at ON change (at);

@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
+mod alerts;
 mod allowlist;
 mod bad_input;
 mod diff;
 mod fake_agent;
+mod hook;
 mod once;
 mod program;
 mod scan;

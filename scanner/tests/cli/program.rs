@@ -1,7 +1,7 @@
 //! Runs `deadlight-scanner`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -102,6 +102,13 @@ impl Deployment {
         let path = self.path("scanner.toml");
         std::fs::write(&path, config).unwrap();
         path
+    }
+
+    /// Starts the program and lets it run.
+    pub(crate) fn spawn(&self, words: &[&str]) -> Child {
+        let mut command = program();
+        command.args(words).arg("--config").arg(self.path("scanner.toml")).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
     }
 
     pub(crate) fn run(&self, words: &[&str]) -> Ended {

@@ -1,0 +1,176 @@
+//! What one sink has still to be told, and when. Pure: `now` and chance come in.
+
+use std::collections::VecDeque;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Alert, Kind};
+
+/// After a message the next one waits so long, with everything that came meanwhile.
+const BETWEEN: SignedDuration = SignedDuration::from_secs(30);
+/// A sink that fails is asked again after this, then twice as long, and so on.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
+/// The longest that a sink may ask us to wait.
+const LONGEST_RETRY_AFTER: SignedDuration = SignedDuration::from_hours(1);
+
+/// How a message ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// The sink has it.
+    Accepted,
+    /// Perhaps later; not before this pause, where the sink names one.
+    Later(Option<SignedDuration>),
+    /// The sink never takes this one.
+    Refused,
+}
+
+/// The alerts for one sink, in order. None leaves before the sink has accepted or refused it.
+#[derive(Debug)]
+pub struct Queue {
+    waiting: VecDeque<Alert>,
+    /// The sink rests until then.
+    rests_until: Option<Timestamp>,
+    failures: u32,
+}
+
+impl Queue {
+    /// What was left over from before.
+    pub fn new(left: Vec<Alert>) -> Self {
+        Self { waiting: left.into(), rests_until: None, failures: 0 }
+    }
+
+    /// More to tell.
+    pub fn push(&mut self, alerts: impl IntoIterator<Item = Alert>) {
+        self.waiting.extend(alerts);
+    }
+
+    /// When the next message is due; `None` while there is none.
+    pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        let is_urgent = self.failures == 0 && self.waiting.iter().any(|alert| alert.kind == Kind::Contradicted);
+        match (self.waiting.is_empty(), self.rests_until) {
+            (true, _) => None,
+            (false, Some(until)) if !is_urgent => Some(until.max(now)),
+            (false, _) => Some(now),
+        }
+    }
+
+    /// The next message: everything that waits, but no more than `most`.
+    pub fn message(&self, most: usize) -> Vec<Alert> {
+        self.waiting.iter().take(most).cloned().collect()
+    }
+
+    /// A message of so many alerts ended at `now`; `chance` is between 0 and 1. The number of the last alert that is done
+    /// with, if there is one.
+    pub fn sent(&mut self, alerts: usize, sent: Sent, now: Timestamp, chance: f64) -> Option<u64> {
+        let pause = match sent {
+            Sent::Accepted | Sent::Refused => {
+                self.failures = 0;
+                BETWEEN
+            }
+            Sent::Later(asked) => {
+                let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+                self.failures += 1;
+                // Half as long to half as long again, so that not everybody comes back at once.
+                let jittered = SignedDuration::try_from_secs_f64(doubled.as_secs_f64() * (0.5 + chance));
+                asked.map_or(jittered.unwrap_or(doubled), |asked| asked.clamp(FIRST_PAUSE, LONGEST_RETRY_AFTER))
+            }
+        };
+        self.rests_until = Some(now.saturating_add(pause).unwrap_or(now));
+        match sent {
+            Sent::Later(_) => None,
+            Sent::Accepted | Sent::Refused => {
+                self.waiting.drain(..alerts.min(self.waiting.len())).next_back().map(|last| last.number)
+            }
+        }
+    }
+
+    /// Whether the last message did not arrive.
+    pub fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// How many alerts wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alert::Episode;
+    use crate::assess::first_seen;
+    use deadlight_shared::FindingId;
+
+    fn alert(number: u64, kind: Kind) -> Alert {
+        let (node, address, port) = ("n1".parse().unwrap(), "192.0.2.1".parse().unwrap(), "80/tcp".parse().unwrap());
+        let id = FindingId::of(&node, address, port);
+        let episode = Episode { number, began: at(0), told: at(0), unclosed: None };
+        Alert { number, at: at(0), kind, episode, finding: first_seen(&id, node, address, port, at(0)), why: None }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_first_alert_goes_at_once_and_what_follows_goes_together() {
+        let mut queue = Queue::new(Vec::new());
+        assert_eq!(queue.due(at(0)), None);
+        queue.push([alert(1, Kind::Exposed)]);
+        assert_eq!(queue.due(at(5)), Some(at(5)));
+        assert_eq!(queue.sent(1, Sent::Accepted, at(5), 0.5), Some(1));
+        assert_eq!(queue.due(at(6)), None);
+        queue.push((2..=9_999).map(|number| alert(number, Kind::Exposed)));
+        assert_eq!(queue.due(at(6)), Some(at(35)), "they wait for each other");
+        assert_eq!(queue.message(500).len(), 500);
+        assert_eq!(queue.sent(500, Sent::Accepted, at(35), 0.5), Some(501));
+        assert_eq!((queue.len(), queue.due(at(35))), (9_498, Some(at(65))));
+        queue.push([alert(10_000, Kind::Contradicted)]);
+        assert_eq!(queue.due(at(36)), Some(at(36)), "nothing holds a contradiction back");
+    }
+
+    #[test]
+    fn a_sink_that_fails_loses_nothing_and_is_asked_more_and_more_rarely() {
+        let mut queue = Queue::new(vec![alert(1, Kind::Exposed), alert(2, Kind::Contradicted)]);
+        let mut now = at(0);
+        for pause in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+            assert_eq!(queue.sent(2, Sent::Later(None), now, 0.5), None);
+            now = queue.due(now).unwrap();
+            assert_eq!(now, at(now.as_second()), "whole seconds");
+            let rested = now;
+            assert_eq!(queue.message(9).len(), 2);
+            now = rested;
+            assert!(pause <= 300);
+        }
+        let total: i64 = [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300].iter().sum();
+        assert_eq!(now, at(total));
+        assert_eq!(queue.sent(2, Sent::Accepted, now, 0.5), Some(2));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn pauses_differ_by_chance_and_by_what_the_sink_asks_for() {
+        let after = |sent, chance| {
+            let mut queue = Queue::new(vec![alert(1, Kind::Exposed)]);
+            queue.sent(1, sent, at(0), chance);
+            queue.due(at(0)).unwrap().as_millisecond()
+        };
+        assert_eq!((after(Sent::Later(None), 0.0), after(Sent::Later(None), 1.0)), (500, 1_500));
+        let asked = |seconds| after(Sent::Later(Some(SignedDuration::from_secs(seconds))), 0.5);
+        assert_eq!([asked(0), asked(17), asked(999_999)], [1_000, 17_000, 3_600_000]);
+    }
+
+    #[test]
+    fn what_a_sink_never_takes_keeps_the_others_from_nothing() {
+        let mut queue = Queue::new(vec![alert(1, Kind::Exposed), alert(2, Kind::Exposed)]);
+        assert_eq!(queue.sent(1, Sent::Refused, at(0), 0.5), Some(1));
+        assert_eq!(queue.message(9).iter().map(|alert| alert.number).collect::<Vec<_>>(), [2]);
+    }
+}

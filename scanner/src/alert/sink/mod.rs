@@ -1,0 +1,193 @@
+//! Brings alerts to where somebody is woken, by HTTP.
+
+mod body;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadlight_shared::Name;
+use deadlight_shared::text::printable;
+use jiff::{SignedDuration, Timestamp};
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Client, Response, StatusCode, Url};
+use rustls::crypto::aws_lc_rs;
+
+use super::Alert;
+use super::queue::Sent;
+
+/// For connection, question and answer together.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Longest text of a sink that is shown.
+const SHOWN: usize = 200;
+/// So much of an answer is read for the reason in it.
+const READ: usize = 4 * 1024;
+
+/// How a sink is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// JSON of our own, `deadlight.alert/v1`.
+    Webhook,
+    /// An incoming webhook of Slack's.
+    Slack,
+    /// Alertmanager, API v2.
+    Alertmanager,
+}
+
+impl Kind {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Webhook => "webhook",
+            Self::Slack => "slack",
+            Self::Alertmanager => "alertmanager",
+        }
+    }
+}
+
+/// Somewhere that alerts are sent to. Its URL is a secret and is never shown.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    /// What it is called.
+    pub name: String,
+    kind: Kind,
+    url: Url,
+    client: Client,
+    vantage: Name,
+}
+
+/// Why a message did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The HTTP client cannot be made.
+    #[error("failed to set up the HTTP client")]
+    Client(#[source] reqwest::Error),
+    /// The system's list of CAs cannot be used.
+    #[error("failed to set up TLS")]
+    Tls(#[from] rustls::Error),
+    /// No answer came, or it broke off.
+    #[error("failed to reach it")]
+    Reach(#[source] reqwest::Error),
+    /// It said no.
+    #[error("it answered {status}: {}", printable(.said, SHOWN))]
+    Said {
+        /// HTTP status.
+        status: StatusCode,
+        /// Its words.
+        said: String,
+        /// How long it wants us to wait.
+        retry_after: Option<SignedDuration>,
+    },
+}
+
+impl Sink {
+    /// A sink for alerts of `vantage`.
+    pub fn new(name: String, kind: Kind, url: Url, vantage: Name) -> Result<Self, SinkError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let tls = {
+            use rustls_platform_verifier::BuilderVerifierExt as _;
+            let builder =
+                rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+            builder.with_platform_verifier()?.with_no_client_auth()
+        };
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            // Whoever answers there does not choose whom else we ask.
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(LIMIT)
+            .user_agent(concat!("deadlight-scanner/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(SinkError::Client)?;
+        Ok(Self { name, kind, url, client, vantage })
+    }
+
+    /// The most alerts that one message takes.
+    pub fn most(&self) -> usize {
+        match self.kind {
+            Kind::Slack => usize::MAX,
+            Kind::Webhook | Kind::Alertmanager => 500,
+        }
+    }
+
+    /// Sends one message. It has arrived only when the sink says so.
+    pub async fn send(&self, alerts: &[Alert], now: Timestamp) -> Result<(), SinkError> {
+        let mut url = self.url.clone();
+        let body = match self.kind {
+            Kind::Webhook => body::webhook(&self.vantage, alerts),
+            Kind::Slack => body::slack(&self.vantage, alerts),
+            Kind::Alertmanager => {
+                url.set_path(&format!("{}/api/v2/alerts", url.path().trim_end_matches('/')));
+                body::alertmanager(&self.vantage, alerts, now)
+            }
+        };
+        let reach = |error: reqwest::Error| SinkError::Reach(error.without_url());
+        let mut request = self.client.post(url).json(&body);
+        // The same for the same alert, also when it comes again.
+        if let (Kind::Webhook, Some(first)) = (self.kind, alerts.first()) {
+            request = request.header("idempotency-key", format!("{}-{}", self.vantage, first.number));
+        }
+        let response = request.send().await.map_err(reach)?;
+        match response.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(said(status, response).await),
+        }
+    }
+}
+
+impl SinkError {
+    /// Whether the sink may take the message later, or never.
+    pub fn sent(&self) -> Sent {
+        match self {
+            Self::Said { status, retry_after, .. } => {
+                let is_for_now = status.is_server_error()
+                    || matches!(
+                        *status,
+                        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+                    )
+                    // Where somebody has to log in first, or the address has moved, an operator can help.
+                    || status.is_redirection()
+                    || matches!(
+                        *status,
+                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE
+                    );
+                if is_for_now { Sent::Later(*retry_after) } else { Sent::Refused }
+            }
+            _ => Sent::Later(None),
+        }
+    }
+}
+
+async fn said(status: StatusCode, mut response: Response) -> SinkError {
+    let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let mut said = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        said.extend_from_slice(&chunk[..chunk.len().min(READ - said.len())]);
+        if said.len() == READ {
+            break;
+        }
+    }
+    let said = String::from_utf8_lossy(&said).into_owned();
+    SinkError::Said { status, said, retry_after: seconds.map(SignedDuration::from_secs) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_what_is_refused_is_not() {
+        let sent = |status: u16, retry_after| {
+            let status = StatusCode::from_u16(status).unwrap();
+            SinkError::Said { status, said: String::new(), retry_after }.sent()
+        };
+        for status in [301, 401, 403, 404, 408, 410, 425, 429, 500, 502, 503] {
+            assert_eq!(sent(status, None), Sent::Later(None), "{status}");
+        }
+        for status in [400, 405, 413, 422] {
+            assert_eq!(sent(status, None), Sent::Refused, "{status}");
+        }
+        let asked = Some(SignedDuration::from_secs(7));
+        assert_eq!(sent(429, asked), Sent::Later(asked));
+    }
+}

@@ -1,0 +1,84 @@
+//! `alert`: the places that alerts are sent to.
+
+use clap::{Args, Subcommand};
+use deadlight_shared::hint::{HintExt as _, render};
+use deadlight_shared::{Finding, FindingId};
+use jiff::Timestamp;
+
+use super::check::{self, ConfigFile, today};
+use super::{Exit, Failure, print};
+use crate::alert::{Alert, Episode, Kind, Sink};
+use crate::assess::first_seen;
+use crate::config::{Config, UrlSource, sink_url};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Send a test to each place, and say what came of it
+    Test(Arguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+pub(super) async fn run(command: Command) -> Result<Exit, Failure> {
+    let Command::Test(arguments) = command;
+    let now = Timestamp::now();
+    let config = check::load(&arguments.file.config, today(now))?;
+    let sinks = sinks(&config)?;
+    if sinks.is_empty() {
+        return Err("the configuration has no [[alert]]".into());
+    }
+    let alert = test_alert(&config, now);
+    let mut failed = 0;
+    for sink in &sinks {
+        let text = match sink.send(std::slice::from_ref(&alert), now).await {
+            Ok(()) => format!("{}: accepted\n", sink.name),
+            Err(error) => {
+                failed += 1;
+                format!("{}: {}\n", sink.name, render(&error).trim_start_matches("error: "))
+            }
+        };
+        print(&text)?;
+    }
+    match failed {
+        0 => Ok(Exit::Fine),
+        _ => Err(format!("{failed} of {} places did not accept the test", sinks.len()).into()),
+    }
+}
+
+/// The places that are configured, each with its URL read.
+pub(super) fn sinks(config: &Config) -> Result<Vec<Sink>, Failure> {
+    let mut sinks = Vec::new();
+    for sink in &config.sinks {
+        let url = match &sink.url {
+            UrlSource::Given(url) => url.clone(),
+            UrlSource::File(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| format!("failed to read {}: {error}", path.display()));
+                let text = text.hint("url_file names a file with the URL and nothing else in it")?;
+                sink_url(&text).ok_or_else(|| format!("{} holds no URL that alerts may be sent to", path.display()))?
+            }
+        };
+        sinks.push(Sink::new(sink.name.clone(), sink.kind, url, config.vantage.clone())?);
+    }
+    Ok(sinks)
+}
+
+/// It says of itself that it is one, and is over as soon as it is told.
+fn test_alert(config: &Config, now: Timestamp) -> Alert {
+    let (node, address, port) = (&config.nodes[0].name, config.nodes[0].addresses[0], config.ports.iter().next());
+    let port = port.unwrap_or(deadlight_shared::Port {
+        protocol: deadlight_shared::Protocol::Tcp,
+        number: std::num::NonZeroU16::MIN,
+    });
+    let id = FindingId::of(node, address, port);
+    let service = Some("this is a test of Deadlight, nothing is open".to_owned());
+    let finding = Finding { service, ..first_seen(&id, node.clone(), address, port, now) };
+    // No two tests are the same to whoever drops what comes twice.
+    let number = u64::try_from(now.as_second()).unwrap_or(0);
+    let episode = Episode { number, began: now, told: now, unclosed: None };
+    Alert { number, at: now, kind: Kind::Test, episode, finding, why: None }
+}

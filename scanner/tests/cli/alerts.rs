@@ -1,0 +1,123 @@
+//! Alerts, from a sweep to where somebody is woken.
+
+use std::net::TcpListener;
+
+use crate::hook::Hook;
+use crate::program::{Deployment, is_run_alone};
+
+const GOOD: &str = "200 OK";
+
+/// An open port at 127.0.0.1, and a deployment that finds it and tells `sinks` of it.
+fn exposed(sinks: &str) -> (TcpListener, Deployment) {
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let deployment = Deployment::new(&[]);
+    configure(&deployment, open.local_addr().unwrap().port(), sinks);
+    (open, deployment)
+}
+
+fn configure(deployment: &Deployment, port: u16, sinks: &str) {
+    let path = deployment.configure(&[port], "");
+    let text = std::fs::read_to_string(path).unwrap();
+    deployment.write(&format!("{text}{sinks}"));
+}
+
+fn webhook(hook: &Hook) -> String {
+    format!("[[alert]]\nkind = \"webhook\"\nurl = \"http://{}/hook?token=sesame\"\n", hook.address)
+}
+
+#[test]
+fn an_exposure_is_told_once_and_its_end_is_too() {
+    if is_run_alone("alerts::an_exposure_is_told_once_and_its_end_is_too") {
+        return;
+    }
+    let hook = Hook::start(|_| GOOD.to_owned());
+    let (open, deployment) = exposed(&webhook(&hook));
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    assert_eq!(hook.alerts(), ["1 exposed"]);
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    assert_eq!(hook.alerts(), ["1 exposed"], "it is not told again");
+    drop(open);
+    deployment.run(&["run", "--once"]).expect(0, &[]);
+    assert_eq!(hook.alerts(), ["1 exposed", "2 resolved"]);
+    let heard = hook.heard();
+    assert_eq!(heard[0].path, "/hook?token=sesame");
+    assert_eq!(heard[0].body["alerts"][0]["key"], heard[1].body["alerts"][0]["key"], "the same episode");
+    assert!(heard[0].headers.contains(&"idempotency-key: office-a-1".to_owned()), "{heard:?}");
+    let title = heard[0].body["alerts"][0]["title"].as_str().unwrap();
+    assert!(title.starts_with("EXPOSED ") && title.ends_with(" on n1 (127.0.0.1), not on the allowlist"), "{title}");
+}
+
+#[test]
+fn what_a_sink_did_not_take_is_told_at_the_next_start() {
+    if is_run_alone("alerts::what_a_sink_did_not_take_is_told_at_the_next_start") {
+        return;
+    }
+    // The first three times nobody takes it, each time for another reason.
+    let hook = Hook::start(|number| match number {
+        1 => "500 Internal Server Error".to_owned(),
+        2 => String::new(),
+        3 => "302 Found\r\nlocation: http://203.0.113.1/".to_owned(),
+        4 => "429 Too Many Requests\r\nretry-after: 1".to_owned(),
+        _ => GOOD.to_owned(),
+    });
+    let (_open, deployment) = exposed(&webhook(&hook));
+    let ended =
+        deployment.run(&["run", "--once"]).expect(1, &["alerts wait: it answered 500", "alerts wait: it answered 302"]);
+    assert_eq!(hook.alerts(), ["1 exposed"; 5], "{ended:?}");
+    assert!(!ended.stderr.contains("sesame") && !ended.stdout.contains("sesame"), "{ended:?}");
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    assert_eq!(hook.alerts().len(), 5);
+}
+
+#[test]
+fn what_a_sink_refuses_keeps_the_next_one_from_nothing() {
+    if is_run_alone("alerts::what_a_sink_refuses_keeps_the_next_one_from_nothing") {
+        return;
+    }
+    let hook = Hook::start(|number| if number == 1 { "400 Bad Request".to_owned() } else { GOOD.to_owned() });
+    let (open, deployment) = exposed(&webhook(&hook));
+    deployment.run(&["run", "--once"]).expect(1, &["alerts were refused and are left out: it answered 400"]);
+    drop(open);
+    deployment.run(&["run", "--once"]).expect(0, &[]);
+    assert_eq!(hook.alerts(), ["1 exposed", "2 resolved"]);
+}
+
+#[test]
+fn a_scanner_that_is_killed_tells_at_its_next_start() {
+    if is_run_alone("alerts::a_scanner_that_is_killed_tells_at_its_next_start") {
+        return;
+    }
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (open, deployment) = exposed(&format!("[[alert]]\nkind = \"webhook\"\nurl = \"http://{dead}/\"\n"));
+    let mut child = deployment.spawn(&["run"]);
+    while deployment.run(&["findings"]).status != 1 {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let hook = Hook::start(|_| GOOD.to_owned());
+    configure(&deployment, open.local_addr().unwrap().port(), &webhook(&hook));
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    assert_eq!(hook.alerts(), ["1 exposed"]);
+}
+
+#[test]
+fn each_kind_of_sink_is_tried_and_told_apart() {
+    if is_run_alone("alerts::each_kind_of_sink_is_tried_and_told_apart") {
+        return;
+    }
+    let (good, bad) = (Hook::start(|_| GOOD.to_owned()), Hook::start(|_| "404 Not Found".to_owned()));
+    let url = |hook: &Hook| format!("url = \"http://{}/hook\"\n", hook.address);
+    let (_open, deployment) = exposed(&format!(
+        "[[alert]]\nkind = \"webhook\"\n{}[[alert]]\nkind = \"slack\"\n{}[[alert]]\nkind = \"alertmanager\"\nurl_file = \"url\"\n",
+        url(&good),
+        url(&bad)
+    ));
+    deployment.run(&["alert", "test"]).expect(2, &["failed to read", "url", "hint: url_file names a file"]);
+    std::fs::write(deployment.path("url"), format!("http://{}/am/\n", good.address)).unwrap();
+    let ended = deployment.run(&["alert", "test"]).expect(2, &["1 of 3 places did not accept the test"]);
+    assert_eq!(ended.stdout, "webhook: accepted\nslack: it answered 404 Not Found: \nalertmanager: accepted\n");
+    let paths: Vec<_> = good.heard().into_iter().map(|message| message.path).collect();
+    assert_eq!(paths, ["/hook", "/am/api/v2/alerts"]);
+    assert!(bad.heard()[0].body["text"].as_str().unwrap().contains("TEST of Deadlight's alerts: nothing is open"));
+}
