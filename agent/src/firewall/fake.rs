@@ -20,11 +20,13 @@ struct State {
     tables: Tables,
     writes: usize,
     lose: usize,
+    refuse: usize,
     locked: bool,
     steps_left: Option<usize>,
 }
 
 impl Fake {
+    /// Attempts to write, successful or not.
     pub(crate) fn writes(&self) -> usize {
         self.state.lock().unwrap().writes
     }
@@ -32,6 +34,11 @@ impl Fake {
     /// The next writes succeed and leave nothing behind.
     pub(crate) fn lose_next_writes(&self, count: usize) {
         self.state.lock().unwrap().lose = count;
+    }
+
+    /// The next writes are refused, as where another program has changed what they rest on.
+    pub(crate) fn refuse_next_writes(&self, count: usize) {
+        self.state.lock().unwrap().refuse = count;
     }
 
     pub(crate) fn hold_lock(&self, held: bool) {
@@ -69,10 +76,14 @@ impl Firewall for Fake {
 
     fn apply(&self, change: &Change) -> Result<(), FirewallError> {
         let mut state = self.state.lock().unwrap();
+        state.writes += 1;
         if state.locked {
             return Err(FirewallError::Locked);
         }
-        state.writes += 1;
+        if let Some(left) = state.refuse.checked_sub(1) {
+            state.refuse = left;
+            return Err(FirewallError::Refused { program: "fake".to_owned(), message: "refused".to_owned() });
+        }
         if let Some(left) = state.lose.checked_sub(1) {
             state.lose = left;
             return Ok(());

@@ -109,5 +109,17 @@ mod tests {
         firewall.hold_lock(true);
         let error = converge(&firewall, &desired("8080/tcp"), |_| false).unwrap_err();
         assert!(error.is_temporary());
+        assert_eq!(firewall.writes(), 1, "whoever holds it is not asked again and again");
+    }
+
+    #[test]
+    fn a_refused_write_is_tried_on_what_stands_now() {
+        let firewall = Fake::default();
+        firewall.refuse_next_writes(2);
+        let reconciled = converge(&firewall, &desired("8080/tcp"), |_| false).unwrap();
+        assert_eq!((reconciled.written.len(), firewall.writes()), (1, 3));
+        firewall.refuse_next_writes(usize::MAX);
+        let error = converge(&firewall, &desired("8081/tcp"), |_| false).unwrap_err();
+        assert!(matches!(error, FirewallError::Refused { .. }));
     }
 }
