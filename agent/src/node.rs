@@ -21,6 +21,7 @@ use tokio::task::block_in_place;
 
 use crate::config::{Config, SwarmControl};
 use crate::explain::{self, Question};
+use crate::firewall::iptables::Save;
 use crate::firewall::{Desired, Firewall, FirewallError, Inspection};
 use crate::inventory::{Facts, Listener, NetlinkError, Networks};
 use crate::ledger::{Ledger, LedgerError};
@@ -50,6 +51,8 @@ struct State {
     drift: VecDeque<String>,
     /// A ledger that could not be saved.
     unsaved: Option<Unsaved>,
+    /// What iptables-legacy had when it was last looked at, if there was nothing to do.
+    well: Option<[Save; 2]>,
 }
 
 /// A ledger in memory that is newer than the one on disk, until somebody else writes that one.

@@ -14,7 +14,7 @@ use tokio::time::sleep_until;
 use crate::firewall::{Change, is_own_program, legacy_in_use, legacy_tables};
 use crate::inventory::{changes, events};
 use crate::node::Node;
-use crate::reconcile::{End, Judged, Pace};
+use crate::reconcile::{End, Pace};
 
 /// Looks for ever. What was lost is put back and remembered with its likely author.
 pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
@@ -25,7 +25,6 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
     let mut pace = Pace::new(Instant::now());
     let mut authors = BTreeSet::new();
     let (mut facts_changed, mut undone) = (false, false);
-    let mut legacy = Judged::default();
     loop {
         tokio::select! {
             // Who wrote is heard before what was written is looked at.
@@ -55,12 +54,15 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
             () = sleep_until(pace.due.into()) => {}
         }
         let started = Instant::now();
-        // Read before the look, so that what changes meanwhile is seen at the next turn.
-        let standing = block_in_place(legacy_tables);
         let heard = facts_changed || undone || !authors.is_empty();
-        if !heard && legacy.is_well(standing.as_ref()) && !pace.is_old(started) {
-            pace.glance(Instant::now());
-            continue;
+        if !heard && !pace.is_old(started) {
+            let standing = block_in_place(legacy_tables);
+            if let Some(standing) = standing
+                && node.is_well(&standing).await
+            {
+                pace.glance(Instant::now());
+                continue;
+            }
         }
         // Right after a change Docker may be busy with it, and the rules need none of its words.
         let asks_docker = facts_changed || authors.is_empty();
@@ -84,7 +86,6 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
             Ok(_) => End::Silent,
         };
         pace.look(started, Instant::now(), end);
-        legacy.look(standing, end == End::Silent && looked.is_ok_and(|written| written.is_empty()));
         if end != End::Failed {
             authors.clear();
             (facts_changed, undone) = (false, false);

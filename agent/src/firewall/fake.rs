@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use deadlight_shared::Port;
 
+use super::iptables::Save;
 use super::{Change, Desired, DockerRules, Firewall, FirewallError, Inspection, Step};
 
 /// Stands for a kernel with some tables, each of which holds one set of closed ports and is written whole.
@@ -21,6 +22,7 @@ struct State {
     writes: usize,
     lose: usize,
     refuse: usize,
+    legacy: Option<[Save; 2]>,
     locked: bool,
     steps_left: Option<usize>,
 }
@@ -39,6 +41,11 @@ impl Fake {
     /// The next writes are refused, as where another program has changed what they rest on.
     pub(crate) fn refuse_next_writes(&self, count: usize) {
         self.state.lock().unwrap().refuse = count;
+    }
+
+    /// What iptables-legacy has, of IPv4.
+    pub(crate) fn set_legacy(&self, rules: &str) {
+        self.state.lock().unwrap().legacy = Some([Save::parse(rules).unwrap(), Save::default()]);
     }
 
     pub(crate) fn hold_lock(&self, held: bool) {
@@ -64,7 +71,9 @@ impl Firewall for Fake {
     fn inspect(&self, desired: &Desired) -> Result<Inspection, FirewallError> {
         let ports: Vec<Port> = desired.closed.iter().collect();
         let mut inspection = Inspection::default();
-        for (table, standing) in self.state.lock().unwrap().tables.iter().enumerate() {
+        let state = self.state.lock().unwrap();
+        inspection.legacy.clone_from(&state.legacy);
+        for (table, standing) in state.tables.iter().enumerate() {
             if ports != *standing {
                 let program = vec!["fake".to_owned(), table.to_string()];
                 let script = format!("close {}\n", desired.closed);

@@ -39,9 +39,14 @@ impl Firewall for Linux {
         inspection
             .owned
             .extend(standing.iter().flat_map(|guard| guard.render().lines().map(str::to_owned).collect::<Vec<_>>()));
-        match docker {
-            Ok(None) => {}
-            Ok(Some((flavour, saves))) => inspect_docker(flavour, &saves, iptables::script, desired, &mut inspection),
+        match docker.and_then(|(nft, legacy)| {
+            let docker = docker_of(&nft, legacy.as_ref())?;
+            if let Some((flavour, saves)) = docker {
+                inspect_docker(flavour, saves, iptables::script, desired, &mut inspection);
+            }
+            Ok(legacy)
+        }) {
+            Ok(legacy) => inspection.legacy = legacy,
             Err(error) => inspection.fault = Some(error),
         }
         Ok(inspection)
@@ -80,6 +85,7 @@ fn inspect_without_nftables(desired: &Desired) -> Result<Inspection, FirewallErr
     let saves = read_saves(Flavour::Legacy)?;
     let mut inspection = Inspection::default();
     inspect_docker(Flavour::Legacy, &saves, iptables::script_with_guard, desired, &mut inspection);
+    inspection.legacy = Some(saves);
     Ok(inspection)
 }
 
@@ -120,20 +126,25 @@ fn read_guard() -> Result<(Option<Guard>, std::collections::BTreeMap<Port, u64>)
     }
 }
 
-/// Both families in the flavour in which Docker's chains live; none where Docker has no chains.
-fn read_docker() -> Result<Option<(Flavour, [Save; 2])>, FirewallError> {
+/// Both families in both flavours; iptables-legacy only where it is in use.
+fn read_docker() -> Result<([Save; 2], Option<[Save; 2]>), FirewallError> {
     let nft = read_saves(Flavour::Nft)?;
     // Asking iptables-legacy loads its modules; the kernel lists its tables without that.
-    let legacy = match legacy_in_use() {
-        true => read_saves(Flavour::Legacy)?,
-        false => Default::default(),
-    };
-    let docker = |saves: &[Save; 2]| saves.iter().any(Save::has_docker);
-    match (docker(&nft), docker(&legacy)) {
-        (true, true) => Err(FirewallError::BothFlavours),
-        (true, false) => Ok(Some((Flavour::Nft, nft))),
-        (false, true) => Ok(Some((Flavour::Legacy, legacy))),
-        (false, false) => Ok(None),
+    let legacy = legacy_in_use().then(|| read_saves(Flavour::Legacy)).transpose()?;
+    Ok((nft, legacy))
+}
+
+/// The flavour in which Docker's chains live, with what it has; none where Docker has no chains.
+fn docker_of<'a>(
+    nft: &'a [Save; 2],
+    legacy: Option<&'a [Save; 2]>,
+) -> Result<Option<(Flavour, &'a [Save; 2])>, FirewallError> {
+    let has_docker = |saves: &&[Save; 2]| saves.iter().any(Save::has_docker);
+    match (Some(nft).filter(has_docker), legacy.filter(has_docker)) {
+        (Some(_), Some(_)) => Err(FirewallError::BothFlavours),
+        (Some(nft), None) => Ok(Some((Flavour::Nft, nft))),
+        (None, Some(legacy)) => Ok(Some((Flavour::Legacy, legacy))),
+        (None, None) => Ok(None),
     }
 }
 

@@ -131,6 +131,8 @@ pub struct Inspection {
     pub docker: DockerRules,
     /// Our own rules as they stand, one line each.
     pub owned: Vec<String>,
+    /// What iptables-legacy had when this look read it; none where it was not read.
+    pub legacy: Option<[iptables::Save; 2]>,
     /// Why Docker's rules could not be read. The guard needs none of them and goes first.
     pub fault: Option<FirewallError>,
 }

@@ -8,6 +8,7 @@ use tokio::task::block_in_place;
 
 use super::{Node, NodeError, State};
 use crate::config::Posture;
+use crate::firewall::iptables::Save;
 use crate::firewall::{Change, Inspection};
 use crate::inventory::{DockerFacts, Listener};
 use crate::ledger::{Ledger, LedgerError, Origin};
@@ -89,7 +90,16 @@ impl Node {
             }
         }
         let sessions = if arm { Sessions::Sever } else { Sessions::SeverOnChange };
-        Ok(self.enforce(&ledger, &listeners, sessions)?.written)
+        state.well = None;
+        let Reconciled { inspection, written } = self.enforce(&ledger, &listeners, sessions)?;
+        state.well = inspection.legacy.filter(|_| written.is_empty());
+        Ok(written)
+    }
+
+    /// Whether the last look found these tables of iptables-legacy, and nothing to do about them. Only what that look has read
+    /// itself counts: whoever takes a rule away and puts it back, as dockerd does, shows each reader something else.
+    pub async fn is_well(&self, legacy: &[Save; 2]) -> bool {
+        self.config.mode == Mode::Observe || self.state.lock().await.well.as_ref() == Some(legacy)
     }
 
     /// Brings into the ledger what the configured posture says of the ports that are published now. Docker

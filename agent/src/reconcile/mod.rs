@@ -4,7 +4,7 @@ mod pace;
 
 use deadlight_shared::Port;
 
-pub use pace::{End, Judged, Pace};
+pub use pace::{End, Pace};
 
 use crate::firewall::{Change, Desired, Firewall, FirewallError, Inspection};
 

@@ -82,79 +82,9 @@ impl Pace {
     }
 }
 
-/// A look reads the tables itself, a moment later than they were read to be compared. Whoever takes a rule away and puts it
-/// back, as dockerd does, can show it a better moment; not twice.
-const JUDGED: u32 = 2;
-
-/// What iptables-legacy had before the last look, and how many looks in a row began with it and found nothing to do.
-#[derive(Debug)]
-pub struct Judged<T> {
-    standing: Option<T>,
-    looks: u32,
-}
-
-impl<T> Default for Judged<T> {
-    /// Nothing was looked at yet.
-    fn default() -> Self {
-        Self { standing: None, looks: 0 }
-    }
-}
-
-impl<T: PartialEq> Judged<T> {
-    /// Whether `standing`, as read just now, needs no look: looks have judged the same well, more than once.
-    pub fn is_well(&self, standing: Option<&T>) -> bool {
-        self.looks >= JUDGED && self.standing.as_ref() == standing
-    }
-
-    /// A look has ended that began after `standing` was read. `nothing_to_do` says that it wrote nothing and did not fail.
-    pub fn look(&mut self, standing: Option<T>, nothing_to_do: bool) {
-        self.looks = match nothing_to_do && standing.is_some() {
-            true if standing == self.standing => self.looks + 1,
-            judged => u32::from(judged),
-        };
-        self.standing = standing;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_glance_is_enough_after_two_looks_that_found_the_same_well() {
-        let mut judged = Judged::default();
-        assert!(!judged.is_well(Some(&"well")), "never looked at");
-        judged.look(Some("well"), true);
-        assert!(!judged.is_well(Some(&"well")), "one look can be shown a better moment");
-        judged.look(Some("well"), true);
-        assert!(judged.is_well(Some(&"well")));
-        assert!(!judged.is_well(Some(&"changed")) && !judged.is_well(None));
-    }
-
-    #[test]
-    fn tables_read_between_a_delete_and_an_insert_are_not_taken_for_well() {
-        let mut judged = Judged::default();
-        // dockerd has deleted our jump when the tables are read, and has put it back when the look reads them again; then it
-        // deletes it once more, for good.
-        judged.look(Some("without the jump"), true);
-        assert!(!judged.is_well(Some(&"without the jump")));
-        judged.look(Some("without the jump"), false);
-        judged.look(Some("well"), true);
-        assert!(!judged.is_well(Some(&"without the jump")));
-    }
-
-    #[test]
-    fn a_look_that_wrote_or_had_no_tables_to_read_judges_nothing() {
-        let mut judged = Judged::default();
-        for (standing, nothing_to_do) in
-            [(Some("well"), true), (Some("well"), false), (Some("well"), true), (None, true)]
-        {
-            judged.look(standing, nothing_to_do);
-            assert!(!judged.is_well(Some(&"well")) && !judged.is_well(None));
-        }
-        judged.look(None, true);
-        assert!(!judged.is_well(None), "unreadable tables are looked at each time");
-    }
 
     const MS: Duration = Duration::from_millis(1);
 

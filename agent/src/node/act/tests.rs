@@ -221,6 +221,30 @@ async fn what_was_lost_is_put_back_and_what_stands_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tables_of_iptables_legacy_are_well_as_a_look_has_read_them_itself() {
+    const NARROW: &str = "*filter\n:DOCKER-INGRESS - [0:0]\n-A DOCKER-INGRESS -s 172.16.0.0/12 -j ACCEPT\nCOMMIT\n";
+    const WIDE: &str = "*filter\n:DOCKER-INGRESS - [0:0]\n-A DOCKER-INGRESS -j ACCEPT\nCOMMIT\n";
+    let saves = |rules| [Save::parse(rules).unwrap(), Save::default()];
+    let world = World::new("", |_| {});
+    world.close("80/tcp", &Origin::Local);
+    assert!(!world.node.is_well(&saves(NARROW)).await, "nobody looked yet");
+    world.kernel.fake.set_legacy(NARROW);
+    world.node.reconcile().await.unwrap();
+    assert!(!world.node.is_well(&saves(NARROW)).await, "that look had something to do");
+    // However often dockerd shows another reader something else meanwhile.
+    for _ in 0..3 {
+        world.node.restore().await.unwrap();
+        assert!(world.node.is_well(&saves(NARROW)).await && !world.node.is_well(&saves(WIDE)).await);
+    }
+    world.kernel.fake.hold_lock(true);
+    world.kernel.fake.clobber(1, Vec::new());
+    world.node.restore().await.unwrap_err();
+    assert!(!world.node.is_well(&saves(NARROW)).await, "a look that failed");
+    let observing = World::new("", |config| config.mode = Mode::Observe);
+    assert!(observing.node.is_well(&saves(WIDE)).await, "nothing is kept there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn in_observe_mode_an_order_changes_nothing_and_says_what_it_would() {
     let world = World::new("80/tcp", |config| {
         (config.mode, config.posture) = (Mode::Observe, Posture::Allowlist);
