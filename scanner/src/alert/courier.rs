@@ -25,7 +25,7 @@ impl Courier {
     pub async fn start(sinks: Vec<Sink>, database: &Arc<Database>) -> Result<Self, DatabaseError> {
         let mut courier = Self { ways: Vec::new(), tasks: JoinSet::new() };
         for sink in sinks {
-            let queue = Queue::new(database.untold(&sink.name).await?);
+            let queue = Queue::new(database.untold(&sink.name).await?, sink.kind().between());
             let (way, alerts) = mpsc::unbounded_channel();
             courier.ways.push(way);
             courier.tasks.spawn(carry(sink, queue, alerts, Arc::clone(database)));

@@ -69,6 +69,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether a silence holds it back. What began is also ended aloud, and an agent that is contradicted is never silenced.
+    pub fn can_be_silenced(self) -> bool {
+        matches!(self, Self::Exposed | Self::Unclosed | Self::Reminder)
+    }
+
     /// Whether the exposure is over.
     pub fn is_end(self) -> bool {
         matches!(self, Self::Resolved | Self::Allowed | Self::Test)

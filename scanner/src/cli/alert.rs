@@ -1,5 +1,7 @@
 //! `alert`: the places that alerts are sent to.
 
+use std::path::Path;
+
 use clap::{Args, Subcommand};
 use deadlight_shared::hint::{HintExt as _, render};
 use deadlight_shared::{Finding, FindingId};
@@ -56,15 +58,25 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Sink>, Failure> {
         let url = match &sink.url {
             UrlSource::Given(url) => url.clone(),
             UrlSource::File(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| format!("failed to read {}: {error}", path.display()));
-                let text = text.hint("url_file names a file with the URL and nothing else in it")?;
+                let text = read(path).hint("url_file names a file with the URL and nothing else in it")?;
                 sink_url(&text).ok_or_else(|| format!("{} holds no URL that alerts may be sent to", path.display()))?
             }
         };
-        sinks.push(Sink::new(sink.name.clone(), sink.kind, url, config.vantage.clone())?);
+        let key = match &sink.key {
+            None => None,
+            Some(path) => {
+                Some(read(path).hint("key_file names a file with the integration key and nothing else in it")?)
+            }
+        };
+        sinks.push(Sink::new(sink.name.clone(), sink.kind, url, key, config.vantage.clone())?);
     }
     Ok(sinks)
+}
+
+/// A secret in a file of its own.
+fn read(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("failed to read {}: {error}", path.display()))?;
+    Ok(text.trim().to_owned())
 }
 
 /// It says of itself that it is one, and is over as soon as it is told.

@@ -1,6 +1,7 @@
 //! The command line: arguments in, exit status out.
 
 mod alert;
+mod allow;
 mod allowlist;
 mod check;
 mod diff;
@@ -54,6 +55,8 @@ enum Command {
     Findings(past::findings::Arguments),
     /// Tell what became of findings, and why
     History(past::history::Arguments),
+    /// Tell nobody of a finding for a while
+    Silence(past::silence::Arguments),
     /// Copy the database, also while a scanner runs
     Backup(past::backup::Arguments),
     /// Compare two saved scans
@@ -64,6 +67,8 @@ enum Command {
     /// Make the deployment's own CA and its certificates
     #[command(subcommand)]
     Pki(pki::Command),
+    /// Make an entry of the allowlist for a port that is meant to be open
+    Allow(allow::Arguments),
     /// Sign the allowlist with the operator's key
     #[command(subcommand)]
     Allowlist(allowlist::Command),
@@ -85,10 +90,12 @@ pub fn main() -> ExitCode {
         Some(Command::Status(arguments)) => with_runtime("warn", past::status::run(arguments)),
         Some(Command::Findings(arguments)) => with_runtime("warn", past::findings::run(arguments)),
         Some(Command::History(arguments)) => with_runtime("warn", past::history::run(arguments)),
+        Some(Command::Silence(arguments)) => with_runtime("warn", past::silence::run(arguments)),
         Some(Command::Backup(arguments)) => with_runtime("warn", past::backup::run(arguments)),
         Some(Command::Diff(arguments)) => diff::run(&arguments),
         Some(Command::Enroll(arguments)) => with_runtime("warn", enroll::run(arguments)),
         Some(Command::Pki(command)) => pki::run(command),
+        Some(Command::Allow(arguments)) => allow::run(arguments),
         Some(Command::Allowlist(command)) => allowlist::run(command),
         Some(Command::Alert(command)) => with_runtime("warn", alert::run(command)),
         Some(Command::CheckConfig(file)) => check::run(file),

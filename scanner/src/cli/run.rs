@@ -29,7 +29,7 @@ use crate::permits::Permits;
 use crate::probe::{Outcome, Payloads};
 use crate::pull::{Hub, Purpose};
 use crate::round::{self, Ending, News, Turn};
-use crate::store::{Database, Store};
+use crate::store::{Database, Past, Store};
 use crate::sweep::{Limits, Sweep, rescan};
 use crate::upkeep;
 
@@ -164,6 +164,10 @@ impl Scanner {
         let today = today(Timestamp::now());
         for warning in config.expired(today) {
             tracing::warn!("{warning}");
+        }
+        match Past(database).silences(Timestamp::now()).await {
+            Ok(silences) => store.silence(&silences),
+            Err(error) => tracing::warn!("{}", hint::line(&error)),
         }
         let plan = round::plan(config, &config.expectations(today), store.findings(), payloads);
         let mut sweep = watched_sweep(&plan).await?;

@@ -100,6 +100,7 @@ pub(super) struct Alert {
     pub(super) kind: SinkKind,
     pub(super) url: Option<String>,
     pub(super) url_file: Option<PathBuf>,
+    pub(super) key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

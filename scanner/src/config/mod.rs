@@ -27,6 +27,8 @@ use crate::store::{Location, LocationError};
 pub const TEMPLATE: &str = include_str!("../scanner.toml");
 
 const SHORTEST_EVERY: SignedDuration = SignedDuration::from_secs(10);
+/// Where PagerDuty takes events.
+const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 const SHORTEST_KEEP: SignedDuration = SignedDuration::from_hours(24);
 const LONGEST_EVERY: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// Highest rate that can be asked for.
@@ -122,6 +124,8 @@ pub struct SinkConfig {
     pub kind: SinkKind,
     /// Where its URL stands, which is a secret: whoever knows it can speak there.
     pub url: UrlSource,
+    /// The file with PagerDuty's routing key.
+    pub key: Option<PathBuf>,
 }
 
 /// A URL, or the file that it stands in.
@@ -195,6 +199,9 @@ pub enum ConfigError {
     /// An alert without a place, or with two.
     #[error("[[alert]] {0} needs `url` or `url_file`, and not both")]
     SinkUrl(String),
+    /// PagerDuty without a key, or another with one.
+    #[error("[[alert]] {0}: `key_file`, with the integration key, is what \"pagerduty\" needs and no other kind takes")]
+    SinkKey(String),
     /// A URL that nothing should be sent to.
     #[error(
         "url of [[alert]] {0} is not like https://hooks.example.net/…; http is only for this host and for private addresses"
@@ -396,13 +403,19 @@ fn checked_sinks(sinks: Vec<file::Alert>, directory: &Path) -> Result<Vec<SinkCo
     let mut names = BTreeSet::new();
     let checked = |sink: file::Alert| {
         let name = sink.name.map_or_else(|| sink.kind.as_str().to_owned(), |name| name.to_string());
-        let url = match (sink.url, sink.url_file) {
+        if (sink.kind == SinkKind::Pagerduty) != sink.key_file.is_some() {
+            return Err(ConfigError::SinkKey(name));
+        }
+        let given = sink
+            .url
+            .or_else(|| (sink.kind == SinkKind::Pagerduty && sink.url_file.is_none()).then(|| PAGERDUTY.to_owned()));
+        let url = match (given, sink.url_file) {
             (Some(url), None) => UrlSource::Given(sink_url(&url).ok_or_else(|| ConfigError::SinkScheme(name.clone()))?),
             (None, Some(file)) => UrlSource::File(directory.join(file)),
             _ => return Err(ConfigError::SinkUrl(name)),
         };
         match names.insert(name.clone()) {
-            true => Ok(SinkConfig { name, kind: sink.kind, url }),
+            true => Ok(SinkConfig { name, kind: sink.kind, url, key: sink.key_file.map(|file| directory.join(file)) }),
             false => Err(ConfigError::SameSink(name)),
         }
     };
@@ -558,6 +571,12 @@ mod tests {
         assert_eq!(config.sinks[0].url, UrlSource::File("/etc/deadlight/slack.url".into()));
         assert_eq!(config.sinks[0].name, "slack");
         assert!(with("name = \"ops\"\nurl = \"https://hooks.example.net/x\"").is_ok());
+        assert!(with("url_file = \"a\"\nkey_file = \"b\"").unwrap_err().to_string().contains("no other kind takes"));
+        let pager = |more: &str| parse(&format!("{TEMPLATE}\n[[alert]]\nkind = \"pagerduty\"\n{more}"));
+        let config = pager("key_file = \"pagerduty.key\"").unwrap();
+        assert_eq!(config.sinks[0].url, UrlSource::Given(PAGERDUTY.parse().unwrap()));
+        assert_eq!(config.sinks[0].key.as_deref(), Some(Path::new("/etc/deadlight/pagerduty.key")));
+        assert!(pager("").unwrap_err().to_string().contains("is what \"pagerduty\" needs"));
         let text = with("").unwrap_err().to_string();
         assert_eq!(text, "[[alert]] slack needs `url` or `url_file`, and not both");
         let again = "url_file = \"a\"\n[[alert]]\nkind = \"slack\"\nurl_file = \"b\"";

@@ -15,7 +15,7 @@ use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _, SqlSafeStr as
 use crate::alert::Alert;
 
 use super::rows;
-use super::{Location, Record, State};
+use super::{Location, Record, Silence, State};
 
 /// For a connection, and for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -193,6 +193,13 @@ impl Database {
     /// Remembers that `sink` was told everything up to the alert of number `told`, and what `trouble` it has.
     pub async fn tell(&self, sink: &str, told: u64, trouble: Option<&str>) -> Result<(), DatabaseError> {
         rows::tell(&self.pool, &self.vantage, sink, told, trouble)
+            .await
+            .map_err(|source| DatabaseError::Write { location: self.location.to_string(), source })
+    }
+
+    /// Begins a silence. It ends those of the same finding that hold.
+    pub async fn silence(&self, silence: &Silence) -> Result<(), DatabaseError> {
+        rows::silence(&self.pool, silence)
             .await
             .map_err(|source| DatabaseError::Write { location: self.location.to_string(), source })
     }

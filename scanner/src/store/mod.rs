@@ -8,7 +8,7 @@ mod rows;
 
 pub use database::{Database, DatabaseError};
 pub use location::{Location, LocationError};
-pub use past::{Event, Past};
+pub use past::{Event, Past, Silence};
 pub use record::{Contact, Record, Seen, State, Swept, Target, Why};
 
 use std::collections::BTreeMap;
@@ -20,8 +20,8 @@ use jiff::Timestamp;
 use crate::alert::{self, Alert, Episode, Kind};
 use crate::sweep::Sweep;
 
-/// More than this is not kept back for a database that cannot be written: then how things stand is kept, and what
-/// happened is not.
+/// More than this is not kept back for a database that cannot be written: then how things stand is kept, and alerts, and
+/// not what else happened.
 const MOST_UNSAVED: usize = 100_000;
 
 /// What a scanner knows, and what of it the database does not have yet. Pure: who writes to the database takes
@@ -31,12 +31,14 @@ pub struct Store {
     state: State,
     unsaved: Vec<Record>,
     untold: Vec<Alert>,
+    /// What nobody wants to hear of, and until when.
+    silenced: BTreeMap<FindingId, Timestamp>,
 }
 
 impl Store {
     /// Goes on from `state` with a new epoch, as [`begin_epoch`](Self::begin_epoch) has it.
     pub fn new(state: State, now: Timestamp) -> Self {
-        let mut store = Self { state, unsaved: Vec::new(), untold: Vec::new() };
+        let mut store = Self { state, unsaved: Vec::new(), untold: Vec::new(), silenced: BTreeMap::new() };
         store.begin_epoch(now);
         store
     }
@@ -91,6 +93,15 @@ impl Store {
         }
     }
 
+    /// These silences hold, and no others.
+    pub fn silence(&mut self, silences: &[Silence]) {
+        self.silenced.clear();
+        for silence in silences {
+            let ends = self.silenced.entry(silence.finding.clone()).or_insert(silence.ends);
+            *ends = silence.ends.max(*ends);
+        }
+    }
+
     /// What has to be told since this was last asked. It may be told whether it could be saved or not.
     pub fn take_alerts(&mut self) -> Vec<Alert> {
         std::mem::take(&mut self.untold)
@@ -133,7 +144,9 @@ impl Store {
 
     fn tell(&mut self, finding: &Finding, why: Option<&Why>, at: Timestamp) {
         let episode = self.state.episodes.get(&finding.id);
-        let Some(kind) = alert::news(finding, episode, why, at) else { return };
+        let is_silenced = self.silenced.get(&finding.id).is_some_and(|ends| at < *ends);
+        let news = alert::news(finding, episode, why, at).filter(|kind| !is_silenced || !kind.can_be_silenced());
+        let Some(kind) = news else { return };
         let number = self.state.alerts + 1;
         let unclosed = match kind {
             Kind::Unclosed | Kind::Contradicted => Some(finding.status),
@@ -161,7 +174,13 @@ impl Store {
     fn put(&mut self, records: impl IntoIterator<Item = Record>) {
         self.unsaved.extend(records);
         if self.unsaved.len() > MOST_UNSAVED {
-            self.unsaved = self.state.records();
+            // What somebody has to be told stands for itself.
+            let mut alerts = std::mem::take(&mut self.unsaved);
+            alerts.retain(|record| matches!(record, Record::Alert(_)));
+            self.unsaved = self.state.records().into_iter().chain(alerts).collect();
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

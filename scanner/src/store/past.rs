@@ -3,7 +3,7 @@
 use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
 use jiff::Timestamp;
 use serde::Serialize;
-use sqlx::query;
+use sqlx::{Row as _, query};
 
 use super::rows;
 use super::{Database, DatabaseError, Swept, Why};
@@ -19,6 +19,21 @@ pub struct Event {
     pub status: FindingStatus,
     /// Why.
     pub why: Why,
+}
+
+/// Nobody wants to hear of a finding for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Silence {
+    /// The finding.
+    pub finding: FindingId,
+    /// Since when.
+    pub begun: Timestamp,
+    /// Until when.
+    pub ends: Timestamp,
+    /// Who wants so; not escaped.
+    pub author: String,
+    /// Why; not escaped.
+    pub comment: String,
 }
 
 /// Reads what happened.
@@ -42,6 +57,17 @@ impl Past<'_> {
         rows.iter().map(event).collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
     }
 
+    /// The silences that hold at `now`, those that end last first.
+    pub async fn silences(&self, now: Timestamp) -> Result<Vec<Silence>, DatabaseError> {
+        let silences = query(
+            "SELECT finding, begun, ends, author, comment FROM silence WHERE begun <= $1 AND ends > $1 \
+             ORDER BY ends DESC, finding, begun",
+        );
+        let rows = silences.bind(now.as_microsecond()).fetch_all(self.0.pool()).await;
+        let read = rows.and_then(|rows| rows.iter().map(silence).collect());
+        read.map_err(|source| self.0.unread(source))
+    }
+
     /// What happened to all findings between `from` and `to`, in order.
     pub async fn events(&self, from: Timestamp, to: Timestamp) -> Result<Vec<(Finding, Event)>, DatabaseError> {
         let events = query(
@@ -54,6 +80,16 @@ impl Past<'_> {
         let read = rows.iter().map(|row| Ok((rows::finding(row)?, event(row)?)));
         read.collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
     }
+}
+
+fn silence(row: &sqlx::any::AnyRow) -> Result<Silence, sqlx::Error> {
+    Ok(Silence {
+        finding: rows::parsed(row, "finding")?,
+        begun: rows::time(row, "begun")?,
+        ends: rows::time(row, "ends")?,
+        author: row.try_get("author")?,
+        comment: row.try_get("comment")?,
+    })
 }
 
 fn event(row: &sqlx::any::AnyRow) -> Result<Event, sqlx::Error> {

@@ -12,7 +12,7 @@ use sqlx::{AnyPool, Error, Row as _, Transaction, query};
 
 use crate::alert::Alert;
 
-use super::{Contact, Record, Seen, State, Swept, Target};
+use super::{Contact, Record, Seen, Silence, State, Swept, Target};
 
 /// Writes `record`; false where it is not ours to write, because another scanner of this name has begun.
 pub(super) async fn write(
@@ -242,11 +242,31 @@ pub(super) async fn tell(
     told.execute(pool).await.map(drop)
 }
 
+/// Begins a silence and ends those of the same finding that hold.
+pub(super) async fn silence(pool: &AnyPool, silence: &Silence) -> Result<(), Error> {
+    let mut transaction = pool.begin().await?;
+    query("UPDATE silence SET ends = $1 WHERE finding = $2 AND ends > $1")
+        .bind(silence.begun.as_microsecond())
+        .bind(silence.finding.to_string())
+        .execute(&mut *transaction)
+        .await?;
+    query("INSERT INTO silence (finding, begun, ends, author, comment) VALUES ($1, $2, $3, $4, $5)")
+        .bind(silence.finding.to_string())
+        .bind(silence.begun.as_microsecond())
+        .bind(silence.ends.as_microsecond())
+        .bind(stored(&silence.author))
+        .bind(stored(&silence.comment))
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await
+}
+
 /// Forgets what happened before `then`.
 pub(super) async fn forget(pool: &AnyPool, then: Timestamp) -> Result<(), Error> {
     for statement in [
         "DELETE FROM sweep WHERE started < $1",
         "DELETE FROM change WHERE at < $1",
+        "DELETE FROM silence WHERE ends < $1",
         // What somebody has not been told of yet is kept, and the last one for its number.
         "DELETE FROM alert WHERE at < $1 AND number < COALESCE( \
          (SELECT MIN(told) FROM sink WHERE sink.vantage = alert.vantage), \

@@ -50,6 +50,16 @@ CREATE TABLE episode (
     PRIMARY KEY (vantage, finding)
 );
 
+-- What nobody wants to hear of for a while. The same for all vantage points.
+CREATE TABLE silence (
+    finding TEXT NOT NULL,
+    begun BIGINT NOT NULL,
+    ends BIGINT NOT NULL,
+    author TEXT NOT NULL,
+    comment TEXT NOT NULL,
+    PRIMARY KEY (finding, begun)
+);
+
 -- How far each place that is told has come.
 CREATE TABLE sink (
     vantage TEXT NOT NULL,

@@ -109,15 +109,61 @@ fn each_kind_of_sink_is_tried_and_told_apart() {
     let (good, bad) = (Hook::start(|_| GOOD.to_owned()), Hook::start(|_| "404 Not Found".to_owned()));
     let url = |hook: &Hook| format!("url = \"http://{}/hook\"\n", hook.address);
     let (_open, deployment) = exposed(&format!(
-        "[[alert]]\nkind = \"webhook\"\n{}[[alert]]\nkind = \"slack\"\n{}[[alert]]\nkind = \"alertmanager\"\nurl_file = \"url\"\n",
+        "[[alert]]\nkind = \"webhook\"\n{}[[alert]]\nkind = \"slack\"\n{}[[alert]]\nkind = \"alertmanager\"\nurl_file = \"url\"\n\
+         [[alert]]\nkind = \"pagerduty\"\nkey_file = \"key\"\n{}",
         url(&good),
-        url(&bad)
+        url(&bad),
+        url(&good)
     ));
     deployment.run(&["alert", "test"]).expect(2, &["failed to read", "url", "hint: url_file names a file"]);
+    std::fs::write(deployment.path("key"), "R0UT1NG\n").unwrap();
     std::fs::write(deployment.path("url"), format!("http://{}/am/\n", good.address)).unwrap();
-    let ended = deployment.run(&["alert", "test"]).expect(2, &["1 of 3 places did not accept the test"]);
-    assert_eq!(ended.stdout, "webhook: accepted\nslack: it answered 404 Not Found: \nalertmanager: accepted\n");
+    let ended = deployment.run(&["alert", "test"]).expect(2, &["1 of 4 places did not accept the test"]);
+    assert_eq!(
+        ended.stdout,
+        "webhook: accepted\nslack: it answered 404 Not Found: \nalertmanager: accepted\npagerduty: accepted\n"
+    );
     let paths: Vec<_> = good.heard().into_iter().map(|message| message.path).collect();
-    assert_eq!(paths, ["/hook", "/am/api/v2/alerts"]);
+    assert_eq!(paths, ["/hook", "/am/api/v2/alerts", "/hook"]);
+    let event = &good.heard()[2].body;
+    assert!(event["routing_key"] == "R0UT1NG" && event["event_action"] == "trigger", "{event}");
     assert!(bad.heard()[0].body["text"].as_str().unwrap().contains("TEST of Deadlight's alerts: nothing is open"));
+}
+
+#[test]
+fn a_silence_holds_alerts_back_until_it_ends() {
+    if is_run_alone("alerts::a_silence_holds_alerts_back_until_it_ends") {
+        return;
+    }
+    let hook = Hook::start(|_| GOOD.to_owned());
+    let (open, deployment) = exposed(&webhook(&hook));
+    let port = open.local_addr().unwrap().port();
+    drop(open);
+    deployment.run(&["run", "--once"]).expect(0, &[]);
+    let place = format!("n1:{port}/tcp");
+    let silence = |words: &[&str]| deployment.run(&[&["silence", &place, "--author", "mia\u{1b}[31m"], words].concat());
+    silence(&["--for", "2h", "--comment", "x"])
+        .expect(2, &["no such finding was ever made", "hint: `deadlight-scanner findings --all`"]);
+    let again = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    assert_eq!(hook.alerts(), ["1 exposed"]);
+    drop(again);
+    deployment.run(&["run", "--once"]).expect(0, &[]);
+    for (words, wanted) in [
+        (["--for", "-1h", "--comment", "x"], "--for"),
+        (["--for", "2161h", "--comment", "x"], "must be between 0s and"),
+        (["--for", "2h", "--comment", " "], "--comment says nothing"),
+    ] {
+        silence(&words).expect(2, &[wanted]);
+    }
+    let ended = silence(&["--for", "2h", "--comment", "we know"]).expect(0, &[]);
+    assert!(ended.stdout.contains(&format!("n1 127.0.0.1 {port}/tcp: silent until")), "{ended:?}");
+    let _again = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    assert_eq!(hook.alerts(), ["1 exposed", "2 resolved"], "open again, and nobody is told");
+    let findings = deployment.run(&["findings"]).expect(1, &[]).stdout;
+    assert!(findings.contains("mia\\u{1b}[31m: we know") && findings.contains("silent until"), "{findings}");
+    silence(&["--for", "0s", "--comment", "done"]).expect(0, &[]);
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    assert_eq!(hook.alerts(), ["1 exposed", "2 resolved", "3 exposed"], "it is still open");
 }

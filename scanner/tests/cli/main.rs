@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod alerts;
+mod allow;
 mod allowlist;
 mod bad_input;
 mod diff;

@@ -56,6 +56,33 @@ fn slack_escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// One event of PagerDuty's, in which the same key is the same incident. A contradiction is part of its exposure's incident:
+/// whoever has that one open sees it, and it ends with it.
+pub(super) fn pagerduty(vantage: &Name, routing_key: &str, alert: &Alert) -> Value {
+    let finding = &alert.finding;
+    let action = match alert.kind {
+        Kind::Resolved | Kind::Allowed => "resolve",
+        Kind::Exposed | Kind::Unclosed | Kind::Contradicted | Kind::Reminder | Kind::Test => "trigger",
+    };
+    let details: serde_json::Map<String, Value> =
+        lines(alert).into_iter().map(|(name, text)| (name.to_owned(), text.into())).collect();
+    json!({
+        "routing_key": routing_key,
+        "event_action": action,
+        "dedup_key": alert.episode.key(&finding.id),
+        "payload": {
+            "summary": title(alert),
+            "source": format!("{} ({})", finding.node, finding.address),
+            "severity": Severity::of(finding.port()),
+            "timestamp": alert.at,
+            "component": finding.port(),
+            "group": vantage,
+            "class": "exposure",
+            "custom_details": details,
+        },
+    })
+}
+
 /// Alertmanager's v2 API: a list, in which the same labels are the same alert. Several alerts of one exposure in a
 /// message are one there: the last.
 pub(super) fn alertmanager(vantage: &Name, alerts: &[Alert], now: Timestamp) -> Value {
@@ -137,6 +164,19 @@ mod tests {
         let many: Vec<_> = (1..=10_000).map(|number| alert(number, Kind::Exposed, "n1")).collect();
         let text = slack(&vantage(), &many)["text"].as_str().unwrap().to_owned();
         assert!(text.contains("and 9980 more") && text.len() < 3_000, "{text}");
+    }
+
+    #[test]
+    fn pagerduty_has_one_incident_from_the_beginning_to_the_end() {
+        let events: Vec<_> = [Kind::Exposed, Kind::Contradicted, Kind::Resolved]
+            .map(|kind| pagerduty(&vantage(), "R0UT1NG", &alert(7, kind, "n1")))
+            .into();
+        let actions: Vec<_> = events.iter().map(|event| event["event_action"].as_str().unwrap()).collect();
+        assert_eq!(actions, ["trigger", "trigger", "resolve"]);
+        assert!(events.iter().all(|event| event["dedup_key"] == events[0]["dedup_key"]));
+        assert!(events.iter().all(|event| event["routing_key"] == "R0UT1NG"));
+        assert_eq!(events[0]["payload"]["severity"], "warning");
+        assert!(events[1]["payload"]["summary"].as_str().unwrap().starts_with("CONTRADICTION"));
     }
 
     #[test]

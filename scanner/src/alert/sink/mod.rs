@@ -32,6 +32,8 @@ pub enum Kind {
     Slack,
     /// Alertmanager, API v2.
     Alertmanager,
+    /// PagerDuty, events v2.
+    Pagerduty,
 }
 
 impl Kind {
@@ -41,6 +43,15 @@ impl Kind {
             Self::Webhook => "webhook",
             Self::Slack => "slack",
             Self::Alertmanager => "alertmanager",
+            Self::Pagerduty => "pagerduty",
+        }
+    }
+
+    /// After a message the next one waits so long, with everything that came meanwhile. PagerDuty takes one alert a message.
+    pub fn between(self) -> SignedDuration {
+        match self {
+            Self::Webhook | Self::Slack | Self::Alertmanager => SignedDuration::from_secs(30),
+            Self::Pagerduty => SignedDuration::from_millis(500),
         }
     }
 }
@@ -52,6 +63,8 @@ pub struct Sink {
     pub name: String,
     kind: Kind,
     url: Url,
+    /// PagerDuty's routing key.
+    key: Option<String>,
     client: Client,
     vantage: Name,
 }
@@ -82,7 +95,7 @@ pub enum SinkError {
 
 impl Sink {
     /// A sink for alerts of `vantage`.
-    pub fn new(name: String, kind: Kind, url: Url, vantage: Name) -> Result<Self, SinkError> {
+    pub fn new(name: String, kind: Kind, url: Url, key: Option<String>, vantage: Name) -> Result<Self, SinkError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let tls = {
             use rustls_platform_verifier::BuilderVerifierExt as _;
@@ -99,13 +112,19 @@ impl Sink {
             .user_agent(concat!("deadlight-scanner/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(SinkError::Client)?;
-        Ok(Self { name, kind, url, client, vantage })
+        Ok(Self { name, kind, url, key, client, vantage })
+    }
+
+    /// What it takes.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The most alerts that one message takes.
     pub fn most(&self) -> usize {
         match self.kind {
             Kind::Slack => usize::MAX,
+            Kind::Pagerduty => 1,
             Kind::Webhook | Kind::Alertmanager => 500,
         }
     }
@@ -116,6 +135,10 @@ impl Sink {
         let body = match self.kind {
             Kind::Webhook => body::webhook(&self.vantage, alerts),
             Kind::Slack => body::slack(&self.vantage, alerts),
+            Kind::Pagerduty => {
+                let Some(alert) = alerts.first() else { return Ok(()) };
+                body::pagerduty(&self.vantage, self.key.as_deref().unwrap_or_default(), alert)
+            }
             Kind::Alertmanager => {
                 url.set_path(&format!("{}/api/v2/alerts", url.path().trim_end_matches('/')));
                 body::alertmanager(&self.vantage, alerts, now)

@@ -6,10 +6,13 @@ use clap::Args;
 use comfy_table::{Cell, Color, Table, presets};
 use deadlight_shared::text::printable;
 use deadlight_shared::{Finding, FindingStatus};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::super::check::ConfigFile;
 use super::super::{Exit, Failure, counted, written};
+use crate::store::{Past, Silence};
+
 use super::{ALARM, DOUBT, GOOD, Output, hinted, is_over, open, write_json, write_table};
 
 pub(in crate::cli) const HELP: &str = "\
@@ -34,16 +37,20 @@ pub(in crate::cli) struct Arguments {
 struct Document<'a> {
     schema: &'static str,
     findings: &'a [Finding],
+    silences: &'a [Silence],
 }
 
 pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let (_, database) = open(&arguments.file).await?;
     let mut findings = database.load().await.map_err(hinted)?.findings;
+    let silences = Past(&database).silences(Timestamp::now()).await.map_err(hinted)?;
     let exit = exit(&findings);
     findings.retain(|finding| arguments.all || !is_over(finding));
     match arguments.output {
-        Output::Json => write_json(&Document { schema: "deadlight.findings/v1", findings: &findings })?,
-        Output::Table => written(write(&findings, exit, &mut anstream::stdout().lock()))?,
+        Output::Json => {
+            write_json(&Document { schema: "deadlight.findings/v1", findings: &findings, silences: &silences })?;
+        }
+        Output::Table => written(write(&findings, &silences, exit, &mut anstream::stdout().lock()))?,
     }
     Ok(exit)
 }
@@ -58,13 +65,19 @@ pub(super) fn exit(findings: &[Finding]) -> Exit {
     }
 }
 
-fn write(findings: &[Finding], exit: Exit, out: &mut impl Write) -> io::Result<()> {
+fn write(findings: &[Finding], silences: &[Silence], exit: Exit, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["", "NODE", "ADDRESS", "PORT", "STATUS", "FIRST SEEN", "BEHIND IT"]);
     for finding in findings {
         table.add_row(row(finding));
     }
     write_table(&table, out)?;
+    for silence in silences {
+        let Some(finding) = findings.iter().find(|finding| finding.id == silence.finding) else { continue };
+        let Finding { node, address, .. } = finding;
+        let (author, comment) = (printable(&silence.author, 60), printable(&silence.comment, 120));
+        writeln!(out, "silent until {:.0}: {node} {address} {} ({author}: {comment})", silence.ends, finding.port())?;
+    }
     let open = findings.iter().filter(|finding| !is_over(finding) && finding.status != FindingStatus::Enforced).count();
     match exit {
         Exit::Exposed => writeln!(out, "{ALARM}Open and not allowed: {}.{ALARM:#}", counted(open, "port")),

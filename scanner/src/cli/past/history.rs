@@ -1,7 +1,6 @@
 //! `history`: what became of findings, and why.
 
 use std::io::{self, Write};
-use std::str::FromStr;
 
 use clap::Args;
 use deadlight_shared::{Finding, FindingId, Name, Port};
@@ -10,6 +9,7 @@ use serde::Serialize;
 
 use super::super::check::ConfigFile;
 use super::super::{Exit, Failure, written};
+use super::which::{Which, wanted};
 use super::{Output, hinted, open, write_json};
 use crate::store::{Event, Past};
 
@@ -25,18 +25,6 @@ pub(in crate::cli) struct Arguments {
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
-
-/// One finding, or those of a port at all addresses of its node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Which {
-    Id(FindingId),
-    Place(Name, Port),
-}
-
-/// The text names no finding.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("neither a finding's id (16 hexadecimal digits) nor a place like n1:8080/tcp")]
-struct WhichError;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -61,15 +49,9 @@ pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let events = match &arguments.finding {
         None => past.events(now.checked_sub(arguments.since)?, now).await.map_err(hinted)?,
         Some(which) => {
-            let findings = database.load().await.map_err(hinted)?.findings;
-            let wanted: Vec<Finding> = findings.into_iter().filter(|finding| which.names(finding)).collect();
-            if wanted.is_empty() {
-                return Err(
-                    "no finding of this name was ever made; `deadlight-scanner findings --all` lists them".into()
-                );
-            }
+            let findings = wanted(&database, which).await?;
             let mut events = Vec::new();
-            for finding in wanted {
+            for finding in findings {
                 let story = past.story(&finding.id).await.map_err(hinted)?;
                 events.extend(story.into_iter().map(|event| (finding.clone(), event)));
             }
@@ -100,39 +82,4 @@ fn write(events: &[(Finding, Event)], out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{at:.0}  {node} {address} {port}/{protocol}  {status}: {why} ({vantage})")?;
     }
     Ok(())
-}
-
-impl Which {
-    fn names(&self, finding: &Finding) -> bool {
-        match self {
-            Self::Id(id) => finding.id == *id,
-            Self::Place(node, port) => finding.node == *node && finding.port() == *port,
-        }
-    }
-}
-
-impl FromStr for Which {
-    type Err = WhichError;
-
-    fn from_str(text: &str) -> Result<Self, WhichError> {
-        if let Ok(id) = text.parse() {
-            return Ok(Self::Id(id));
-        }
-        let (node, port) = text.split_once(':').ok_or(WhichError)?;
-        Ok(Self::Place(node.parse().map_err(|_| WhichError)?, port.parse().map_err(|_| WhichError)?))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_finding_is_named_by_id_or_place() {
-        assert!(matches!("31eaee584c38bfea".parse(), Ok(Which::Id(_))));
-        assert_eq!("n1:8080/tcp".parse(), Ok(Which::Place("n1".parse().unwrap(), "8080/tcp".parse().unwrap())));
-        for wrong in ["", "n1", "n1:", "n1:8080", ":8080/tcp", "n1:0/tcp", "31EAEE584C38BFEA", "n1:8080/tcp/x"] {
-            assert_eq!(wrong.parse::<Which>(), Err(WhichError), "{wrong}");
-        }
-    }
 }

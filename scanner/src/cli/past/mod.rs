@@ -1,9 +1,11 @@
-//! What is remembered, for people and programs: `status`, `findings`, `history`, `backup`.
+//! What is remembered, for people and programs: `status`, `findings`, `history`, `silence`, `backup`.
 
 pub(super) mod backup;
 pub(super) mod findings;
 pub(super) mod history;
+pub(super) mod silence;
 pub(super) mod status;
+mod which;
 
 use std::io::{self, Write};
 
