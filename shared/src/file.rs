@@ -69,8 +69,10 @@ fn directory_of(path: &Path) -> &Path {
     }
 }
 
-/// A command that root runs leaves a service's directory such that the service can go on.
+/// A command that root runs leaves a service's directory such that the service can go on. An empty path is the working
+/// directory, as it is the parent of a mere name.
 pub fn give_to_owner_of(directory: &Path, file: &File) -> io::Result<()> {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let (owner, own) = (fs::metadata(directory)?, file.metadata()?);
     match own.uid() == 0 && owner.uid() != 0 {
         true => fchown(file, Some(owner.uid()), Some(owner.gid())),

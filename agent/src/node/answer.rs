@@ -47,6 +47,8 @@ impl Node {
         let mark = begun.mark;
         ledger.orders.insert(order.scanner.clone(), begun);
         let unsaved = self.save(&ledger, &mut state);
+        // Whatever comes of it, the next look reads the tables itself.
+        state.well = None;
         let (inspection, enforced) = match self.config.mode {
             Mode::Observe => (None, None),
             Mode::Enforce => match self.enforce(&ledger, &listeners, Sessions::Sever) {

@@ -23,6 +23,8 @@ pub struct Courier {
 impl Courier {
     /// Begins with what each of `sinks` was not told before.
     pub async fn start(sinks: Vec<Sink>, database: &Arc<Database>) -> Result<Self, DatabaseError> {
+        let names: Vec<&str> = sinks.iter().map(|sink| sink.name.as_str()).collect();
+        database.keep_sinks(&names).await?;
         let mut courier = Self { ways: Vec::new(), tasks: JoinSet::new() };
         for sink in sinks {
             let queue = Queue::new(database.untold(&sink.name).await?, sink.kind().between());
@@ -77,16 +79,19 @@ async fn carry(sink: Sink, mut queue: Queue, mut alerts: mpsc::UnboundedReceiver
 async fn send(sink: &Sink, queue: &mut Queue, database: &Database) {
     let message = queue.message(sink.most());
     let result = sink.send(&message, Timestamp::now()).await;
-    let sent = result.as_ref().map_or_else(super::SinkError::sent, |()| Sent::Accepted);
+    let sent = result.as_ref().map_or_else(|error| sink.sent(error), |()| Sent::Accepted);
     let trouble = result.err().map(|error| causes(&error));
     if let Some(trouble) = &trouble {
         let (sink, waiting) = (&sink.name, queue.len());
         match sent {
-            Sent::Refused => tracing::error!(sink, waiting, "alerts were refused and are left out: {trouble}"),
+            Sent::Refused if message.len() > 1 => {
+                tracing::warn!(sink, waiting, "alerts come again in halves: {trouble}");
+            }
+            Sent::Refused => tracing::error!(sink, waiting, "an alert was refused and is left out: {trouble}"),
             Sent::Later(_) | Sent::Accepted => tracing::warn!(sink, waiting, "alerts wait: {trouble}"),
         }
     }
-    let told = queue.sent(message.len(), sent, Timestamp::now(), fastrand::f64());
+    let told = queue.sent(sent, Timestamp::now(), fastrand::f64());
     let kept = database.tell(&sink.name, told.unwrap_or(0), trouble.as_deref()).await;
     if let Err(error) = kept {
         tracing::warn!(sink = sink.name, "after a restart some alerts may come again: {}", causes(&error));

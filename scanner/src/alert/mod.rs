@@ -130,6 +130,9 @@ impl Severity {
 
 /// What is to be told of `finding`, of which `episode` is under way, at `now`.
 pub fn news(finding: &Finding, episode: Option<&Episode>, why: Option<&Why>, now: Timestamp) -> Option<Kind> {
+    if finding.status == FindingStatus::Failed && why == Some(&Why::Contradiction) {
+        return Some(Kind::Contradicted);
+    }
     let Some(episode) = episode else {
         return match finding.status {
             FindingStatus::Resolved | FindingStatus::Accepted => None,
@@ -139,7 +142,6 @@ pub fn news(finding: &Finding, episode: Option<&Episode>, why: Option<&Why>, now
     match finding.status {
         FindingStatus::Resolved => Some(Kind::Resolved),
         FindingStatus::Accepted => Some(Kind::Allowed),
-        FindingStatus::Failed if why == Some(&Why::Contradiction) => Some(Kind::Contradicted),
         FindingStatus::Observed | FindingStatus::Refused | FindingStatus::Failed
             if episode.unclosed != Some(finding.status) =>
         {
@@ -206,6 +208,8 @@ mod tests {
             let kind = told(&finding("80/tcp", Failed), before, Some(&Why::Contradiction), 0);
             assert_eq!(kind, Some(Kind::Contradicted));
         }
+        let kind = news(&finding("80/tcp", Failed), None, Some(&Why::Contradiction), at(0));
+        assert_eq!(kind, Some(Kind::Contradicted), "also where a silence has kept its beginning from us");
     }
 
     #[test]

@@ -32,12 +32,16 @@ pub struct Queue {
     failures: u32,
     /// After a message the next one waits so long, with everything that came meanwhile.
     between: SignedDuration,
+    /// So many alerts are in a message of which it is not known whether it has arrived: it comes again as it was.
+    undecided: usize,
+    /// No more than this go into one message: the sink has refused more.
+    limit: usize,
 }
 
 impl Queue {
     /// What was left over from before, for a sink that has `between` its messages.
     pub fn new(left: Vec<Alert>, between: SignedDuration) -> Self {
-        Self { waiting: left.into(), rests_until: None, failures: 0, between }
+        Self { waiting: left.into(), rests_until: None, failures: 0, between, undecided: 0, limit: usize::MAX }
     }
 
     /// More to tell.
@@ -55,14 +59,22 @@ impl Queue {
         }
     }
 
-    /// The next message: everything that waits, but no more than `most`.
-    pub fn message(&self, most: usize) -> Vec<Alert> {
-        self.waiting.iter().take(most).cloned().collect()
+    /// The next message: everything that waits, but no more than `most`; or the last one, if it may have arrived or not.
+    pub fn message(&mut self, most: usize) -> Vec<Alert> {
+        if self.undecided == 0 {
+            self.undecided = self.waiting.len().min(most).min(self.limit);
+        }
+        self.waiting.iter().take(self.undecided).cloned().collect()
     }
 
-    /// A message of so many alerts ended at `now`; `chance` is between 0 and 1. The number of the last alert that is done
-    /// with, if there is one.
-    pub fn sent(&mut self, alerts: usize, sent: Sent, now: Timestamp, chance: f64) -> Option<u64> {
+    /// The message ended at `now`; `chance` is between 0 and 1. The number of the last alert that is done with, if there is
+    /// one. Of a message that was refused, it may have been one alert alone: it comes again in halves.
+    pub fn sent(&mut self, sent: Sent, now: Timestamp, chance: f64) -> Option<u64> {
+        if sent == Sent::Refused && self.undecided > 1 {
+            self.limit = self.undecided / 2;
+            (self.undecided, self.failures, self.rests_until) = (0, 0, None);
+            return None;
+        }
         let pause = match sent {
             Sent::Accepted | Sent::Refused => {
                 self.failures = 0;
@@ -80,7 +92,9 @@ impl Queue {
         match sent {
             Sent::Later(_) => None,
             Sent::Accepted | Sent::Refused => {
-                self.waiting.drain(..alerts.min(self.waiting.len())).next_back().map(|last| last.number)
+                let done = std::mem::take(&mut self.undecided).min(self.waiting.len());
+                self.limit = usize::MAX;
+                self.waiting.drain(..done).next_back().map(|last| last.number)
             }
         }
     }
@@ -127,12 +141,13 @@ mod tests {
         assert_eq!(queue.due(at(0)), None);
         queue.push([alert(1, Kind::Exposed)]);
         assert_eq!(queue.due(at(5)), Some(at(5)));
-        assert_eq!(queue.sent(1, Sent::Accepted, at(5), 0.5), Some(1));
+        assert_eq!(queue.message(500).len(), 1);
+        assert_eq!(queue.sent(Sent::Accepted, at(5), 0.5), Some(1));
         assert_eq!(queue.due(at(6)), None);
         queue.push((2..=9_999).map(|number| alert(number, Kind::Exposed)));
         assert_eq!(queue.due(at(6)), Some(at(35)), "they wait for each other");
         assert_eq!(queue.message(500).len(), 500);
-        assert_eq!(queue.sent(500, Sent::Accepted, at(35), 0.5), Some(501));
+        assert_eq!(queue.sent(Sent::Accepted, at(35), 0.5), Some(501));
         assert_eq!((queue.len(), queue.due(at(35))), (9_498, Some(at(65))));
         queue.push([alert(10_000, Kind::Contradicted)]);
         assert_eq!(queue.due(at(36)), Some(at(36)), "nothing holds a contradiction back");
@@ -142,25 +157,28 @@ mod tests {
     fn a_sink_that_fails_loses_nothing_and_is_asked_more_and_more_rarely() {
         let mut queue = Queue::new(vec![alert(1, Kind::Exposed), alert(2, Kind::Contradicted)], BETWEEN);
         let mut now = at(0);
+        assert_eq!(queue.message(9).len(), 2);
         for pause in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
-            assert_eq!(queue.sent(2, Sent::Later(None), now, 0.5), None);
+            assert_eq!(queue.sent(Sent::Later(None), now, 0.5), None);
             assert_eq!(
                 queue.due(now),
                 Some(at(now.as_second() + pause)),
                 "also a contradiction waits for a sink that fails"
             );
-            assert_eq!(queue.message(9).len(), 2);
+            queue.push([alert(3, Kind::Exposed)]);
+            assert_eq!(queue.message(9).len(), 2, "it may have arrived, and comes again as it was");
             now = at(now.as_second() + pause);
         }
-        assert_eq!(queue.sent(2, Sent::Accepted, now, 0.5), Some(2));
-        assert!(queue.is_empty());
+        assert_eq!(queue.sent(Sent::Accepted, now, 0.5), Some(2));
+        assert_eq!(queue.message(9).len(), 9);
     }
 
     #[test]
     fn pauses_differ_by_chance_and_by_what_the_sink_asks_for() {
         let after = |sent, chance| {
             let mut queue = Queue::new(vec![alert(1, Kind::Exposed)], BETWEEN);
-            queue.sent(1, sent, at(0), chance);
+            queue.message(1);
+            queue.sent(sent, at(0), chance);
             queue.due(at(0)).unwrap().as_millisecond()
         };
         assert_eq!((after(Sent::Later(None), 0.0), after(Sent::Later(None), 1.0)), (500, 1_500));
@@ -169,9 +187,25 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sink_never_takes_keeps_the_others_from_nothing() {
-        let mut queue = Queue::new(vec![alert(1, Kind::Exposed), alert(2, Kind::Exposed)], BETWEEN);
-        assert_eq!(queue.sent(1, Sent::Refused, at(0), 0.5), Some(1));
-        assert_eq!(queue.message(9).iter().map(|alert| alert.number).collect::<Vec<_>>(), [2]);
+    fn one_alert_that_is_refused_takes_no_other_with_it() {
+        const BAD: u64 = 300;
+        let mut queue = Queue::new((1..=500).map(|number| alert(number, Kind::Exposed)).collect(), BETWEEN);
+        let (mut accepted, mut messages) = (Vec::new(), 0);
+        while !queue.is_empty() {
+            messages += 1;
+            let message: Vec<u64> = queue.message(500).iter().map(|alert| alert.number).collect();
+            match message.contains(&BAD) {
+                true => {
+                    let done = queue.sent(Sent::Refused, at(0), 0.5);
+                    assert_eq!(done, (message == [BAD]).then_some(BAD));
+                }
+                false => {
+                    assert_eq!(queue.sent(Sent::Accepted, at(0), 0.5), message.last().copied());
+                    accepted.extend(message);
+                }
+            }
+        }
+        assert_eq!(accepted, (1..=500).filter(|number| *number != BAD).collect::<Vec<_>>());
+        assert!(messages < 100, "{messages} messages");
     }
 }

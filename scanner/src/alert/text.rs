@@ -20,7 +20,10 @@ pub fn title(alert: &Alert) -> String {
         Kind::Reminder => format!("STILL OPEN {place}, since {:.0}", alert.episode.began),
         Kind::Resolved => format!("RESOLVED {place}: proven closed"),
         Kind::Test => "TEST of Deadlight's alerts: nothing is open".to_owned(),
-        Kind::Allowed => format!("RESOLVED {place}: on the allowlist by now"),
+        Kind::Allowed if alert.why == Some(Why::Unlisted) => {
+            format!("ENDED {place}: not in the configuration any more, NOT proven closed")
+        }
+        Kind::Allowed => format!("ENDED {place}: on the allowlist by now"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use deadlight_shared::hint::{HintExt as _, render};
+use deadlight_shared::hint::{HintExt as _, causes, render};
 use deadlight_shared::{Finding, FindingId};
 use jiff::Timestamp;
 
@@ -68,7 +68,8 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Sink>, Failure> {
                 Some(read(path).hint("key_file names a file with the integration key and nothing else in it")?)
             }
         };
-        sinks.push(Sink::new(sink.name.clone(), sink.kind, url, key, config.vantage.clone())?);
+        let made = Sink::new(sink.name.clone(), sink.kind, url, key, config.vantage.clone());
+        sinks.push(made.map_err(|error| format!("[[alert]] {}: {}", sink.name, causes(&error)))?);
     }
     Ok(sinks)
 }

@@ -1,7 +1,7 @@
 //! `allow`: an entry for the allowlist, checked against the rest of it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 
 use clap::Args;
 use deadlight_shared::hint::HintExt as _;
@@ -66,7 +66,8 @@ struct Entry {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let path = arguments.file.config.clone();
+    // What a link points at is written, not the link.
+    let path = fs::canonicalize(&arguments.file.config).unwrap_or_else(|_| arguments.file.config.clone());
     let today = today(Timestamp::now());
     // What is wrong with the file itself is not the entry's fault.
     let config = check::load(&path, today)?;
@@ -85,10 +86,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         .hint("change the entry that is there, or the ports; nothing was written")?;
     let mut shown = entry;
     if write {
-        let mode = fs::metadata(&path)?.permissions().mode() & 0o7777;
-        file::replace(&path, extended.as_bytes(), mode)
+        let before = fs::metadata(&path)?;
+        file::replace(&path, extended.as_bytes(), before.permissions().mode() & 0o7777)
+            .and_then(|()| chown(&path, Some(before.uid()), Some(before.gid())))
             .map_err(|error| format!("failed to write {}: {error}", path.display()))?;
-        shown += &format!("\nadded to {}\n", path.display());
+        shown += &format!("\nadded to {}; a scanner that runs reads it when it is started again\n", path.display());
     } else {
         shown += &format!("\nfor {}; --write adds it\n", path.display());
     }

@@ -10,6 +10,7 @@ use deadlight_shared::{Identity, config};
 use jiff::Timestamp;
 use jiff::civil::Date;
 
+use super::alert;
 use super::allowlist::{self, SIGN};
 use super::{Exit, Failure, print};
 use crate::config::{Config, TrustSource};
@@ -30,6 +31,7 @@ pub(super) fn run(file: ConfigFile) -> Result<Exit, Failure> {
     credentials(&config)?;
     registry(&config)?;
     payloads(config.payloads.as_deref())?;
+    alert::sinks(&config)?;
     let addresses: usize = config.nodes.iter().map(|node| node.addresses.len()).sum();
     let mut text = format!(
         "{} is good (nodes: {}, addresses: {addresses}, ports at each: {}, agents: {})\n",

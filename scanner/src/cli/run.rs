@@ -63,6 +63,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let credentials = check::credentials(&config)?;
     check::registry(&config)?;
     let payloads = check::payloads(config.payloads.as_deref())?;
+    let sinks = alert::sinks(&config)?;
     // What is wrong with the configuration is said before anything is made.
     let database = Database::open_alone(&config.store, &config.vantage).await.map_err(hinted)?;
     let store = Store::new(database.load().await.map_err(hinted)?, now);
@@ -70,7 +71,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         .hint("[pull] listen must be an address of this host that nobody else listens on; `ss -lntp` shows who does")?;
     let agents = agents(&config, hub.as_ref())?;
     let database = Arc::new(database);
-    let courier = Courier::start(alert::sinks(&config)?, &database).await.map_err(hinted)?;
+    let courier = Courier::start(sinks, &database).await.map_err(hinted)?;
     let mut scanner = Scanner { config, hub, agents, told: 0, store, database, courier, payloads };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
@@ -82,7 +83,12 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     // Wherever the work is dropped, the state on disk is whole, and orders repeat what they mean.
     let stopped = tokio::select! {
         result = work => {
-            if !scanner.courier.finish(CARRIED).await {
+            let carried = tokio::select! {
+                carried = scanner.courier.finish(CARRIED) => carried,
+                _ = terminate.recv() => false,
+                _ = interrupt.recv() => false,
+            };
+            if !carried {
                 tracing::error!("not everybody was told in time; `run` goes on with it when it begins");
             }
             return result;
@@ -201,7 +207,9 @@ impl Scanner {
         database.write(store.unsaved()).await.map_err(hinted)?;
         store.saved();
         let then = Timestamp::now().checked_sub(config.keep)?;
-        database.forget(then).await.map_err(hinted)?;
+        if let Err(error) = database.forget(then).await {
+            tracing::warn!("{}", hint::line(&hinted(error)));
+        }
         Ok(ending)
     }
 }

@@ -21,7 +21,7 @@ use reqwest::Url;
 use crate::alert::SinkKind;
 use crate::assess::Expectation;
 use crate::pki::Pki;
-use crate::store::{Location, LocationError};
+use crate::store::{Location, LocationError, is_near};
 
 /// The commented default, as `--print-config` shows it.
 pub const TEMPLATE: &str = include_str!("../scanner.toml");
@@ -425,12 +425,7 @@ fn checked_sinks(sinks: Vec<file::Alert>, directory: &Path) -> Result<Vec<SinkCo
 /// A URL that alerts may be sent to: https; or http to an address that no stranger listens in on.
 pub fn sink_url(text: &str) -> Option<Url> {
     let url: Url = text.trim().parse().ok()?;
-    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
-    let is_near = match host.parse() {
-        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_private(),
-        Ok(IpAddr::V6(address)) => address.is_loopback() || address.is_unique_local(),
-        Err(_) => host == "localhost",
-    };
+    let is_near = is_near(url.host_str()?);
     (url.scheme() == "https" || url.scheme() == "http" && is_near).then_some(url)
 }
 

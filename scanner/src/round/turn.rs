@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
 use deadlight_shared::hint::causes;
-use deadlight_shared::wire::{Order, Outcome, Report};
+use deadlight_shared::wire::{Cause, Order, Outcome, Report};
 use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -16,6 +16,9 @@ use crate::permits::Permits;
 use crate::prove::Verdict;
 use crate::store::{Contact, Store, Swept, Target, Why};
 use crate::sweep::{Checked, Rescan, Sweep};
+
+/// Characters of an agent's reason that are remembered.
+const REASON: usize = 300;
 
 /// A round after its sweep.
 #[derive(Debug)]
@@ -38,12 +41,20 @@ impl Turn {
         mut tell: impl FnMut(News<'_>),
     ) -> Self {
         let expectations = config.expectations(today);
-        let assessment = assess(&sweep, &expectations, store.findings().to_vec());
+        let mut assessment = assess(&sweep, &expectations, store.findings().to_vec());
+        let is_listed = |finding: &Finding| {
+            config.nodes.iter().any(|node| node.name == finding.node && node.addresses.contains(&finding.address))
+        };
+        // Nobody looks at them any more, so nothing will ever be said of them.
+        assessment.findings.iter_mut().filter(|finding| !is_listed(finding) && !is_over(finding)).for_each(|finding| {
+            finding.status = FindingStatus::Accepted;
+        });
         tell(News::Swept { sweep: &sweep, assessment: &assessment });
         store.see(&sweep);
         let evidence: BTreeMap<Target, String> =
             sweep.observations.iter().map(|seen| (Target::of(seen), seen.evidence.to_string())).collect();
         store.keep(&assessment.findings, sweep.finished, |finding| match finding.status {
+            FindingStatus::Accepted if !is_listed(finding) => Some(Why::Unlisted),
             FindingStatus::Accepted => Some(Why::Allowlist),
             _ => Some(Why::Sweep { evidence: evidence.get(&target(finding)).cloned().unwrap_or_default() }),
         });
@@ -86,7 +97,8 @@ impl Turn {
                     self.ordered.insert(node.name.clone());
                     let (answered, mode) = (Some(now), Some(report.mode));
                     store.contact(&node.name, Contact { asked: now, answered, mode, trouble: None });
-                    outcomes.extend(report.outcomes.into_iter().map(|outcome| (outcome.finding.clone(), outcome)));
+                    outcomes
+                        .extend(report.outcomes.into_iter().map(|outcome| (outcome.finding.clone(), brief(outcome))));
                 }
             }
         }
@@ -132,6 +144,17 @@ impl Turn {
         store.end(Swept { started, finished: now, interrupted, tally, ending: ending.clone() });
         ending
     }
+}
+
+/// What is remembered of an agent's words: they are somebody else's, and come again each round.
+fn brief(outcome: Outcome) -> Outcome {
+    let reason = outcome.reason.chars().take(REASON).collect();
+    let cause = Cause { evidence: Vec::new(), ..outcome.cause };
+    Outcome { reason, cause, rules: Vec::new(), ..outcome }
+}
+
+fn is_over(finding: &Finding) -> bool {
+    matches!(finding.status, FindingStatus::Resolved | FindingStatus::Accepted)
 }
 
 fn target(finding: &Finding) -> Target {

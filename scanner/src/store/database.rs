@@ -4,13 +4,15 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use deadlight_shared::{Name, file};
 use jiff::Timestamp;
 use sqlx::any::{AnyPoolOptions, install_default_drivers};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _, SqlSafeStr as _};
+use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _, Row as _, SqlSafeStr as _};
+use tokio::time::timeout;
 
 use crate::alert::Alert;
 
@@ -19,6 +21,8 @@ use super::{Location, Record, Silence, State};
 
 /// For a connection, and for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For many rows.
+pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
 /// A connection to the database, as one vantage point has it.
 #[derive(Debug)]
@@ -26,8 +30,16 @@ pub struct Database {
     location: Location,
     pool: AnyPool,
     vantage: Name,
-    /// Held as long as a scanner runs with a file.
-    _lock: Option<File>,
+    /// Held as long as a scanner runs.
+    _hold: Option<Hold>,
+}
+
+/// What keeps other scanners out: of the file, or of the name at the server for as long as this connection lives.
+#[derive(Debug)]
+#[expect(dead_code, reason = "it is only kept")]
+enum Hold {
+    File(File),
+    Server(Mutex<AnyConnection>),
 }
 
 /// Why the database cannot be used.
@@ -129,9 +141,12 @@ impl Database {
         let url = location.url();
         let unopened = |source| DatabaseError::Open { location: location.to_string(), source };
         // A pool would try for a while what never works.
-        let mut first = AnyConnection::connect(&url).await.map_err(unopened)?;
-        prepare(&mut first).await.map_err(unopened)?;
-        first.close().await.map_err(unopened)?;
+        let first = async {
+            let mut first = AnyConnection::connect(&url).await?;
+            prepare(&mut first).await?;
+            first.close().await
+        };
+        within(PATIENCE, first).await.map_err(unopened)?;
         let pool = AnyPoolOptions::new()
             .max_connections(most)
             .acquire_timeout(PATIENCE)
@@ -139,7 +154,7 @@ impl Database {
             .connect(&url)
             .await
             .map_err(unopened)?;
-        let database = Self { location: location.clone(), pool, vantage: vantage.clone(), _lock: None };
+        let database = Self { location: location.clone(), pool, vantage: vantage.clone(), _hold: None };
         migrator()
             .run(&database.pool)
             .await
@@ -150,65 +165,87 @@ impl Database {
     /// The same for those who only ask: a file is not made.
     pub async fn open_existing(location: &Location, vantage: &Name) -> Result<Self, DatabaseError> {
         match location {
-            Location::File(path) if !path.exists() => Err(DatabaseError::Absent { location: location.to_string() }),
-            _ => Self::open(location, vantage).await,
+            Location::File(path) => match path.try_exists() {
+                Ok(true) => Self::open(location, vantage).await,
+                Ok(false) => Err(DatabaseError::Absent { location: location.to_string() }),
+                Err(source) => Err(DatabaseError::File { location: location.to_string(), source }),
+            },
+            Location::Server(_) => Self::open(location, vantage).await,
         }
     }
 
     /// The same for the scanner that runs: nobody else may with the same file.
     pub async fn open_alone(location: &Location, vantage: &Name) -> Result<Self, DatabaseError> {
-        let lock = match location {
-            Location::File(path) => lock(path, location)?,
-            Location::Server(_) => None,
+        if let Location::File(path) = location {
+            let lock = Hold::File(lock(path, location)?);
+            return Ok(Self { _hold: Some(lock), ..Self::open(location, vantage).await? });
+        }
+        let database = Self::open(location, vantage).await?;
+        let unopened = |source| DatabaseError::Open { location: location.to_string(), source };
+        let holder = async {
+            let mut holder = AnyConnection::connect(&location.url()).await?;
+            let held = sqlx::query("SELECT pg_try_advisory_lock(hashtext($1))").bind(format!("deadlight {vantage}"));
+            let is_held: bool = held.fetch_one(&mut holder).await?.try_get(0)?;
+            Ok((holder, is_held))
         };
-        Ok(Self { _lock: lock, ..Self::open(location, vantage).await? })
+        match within(PATIENCE, holder).await.map_err(unopened)? {
+            (holder, true) => Ok(Self { _hold: Some(Hold::Server(Mutex::new(holder))), ..database }),
+            (_, false) => Err(DatabaseError::Busy { location: location.to_string() }),
+        }
     }
 
     /// How things stand.
     pub async fn load(&self) -> Result<State, DatabaseError> {
-        rows::load(&self.pool, &self.vantage).await.map_err(|source| self.unread(source))
+        within(LONGEST, rows::load(&self.pool, &self.vantage)).await.map_err(|source| self.unread(source))
     }
 
     /// Writes `records`, all of them or none.
     pub async fn write(&self, records: &[Record]) -> Result<(), DatabaseError> {
-        let unwritten = |source| DatabaseError::Write { location: self.location.to_string(), source };
-        let mut transaction = self.pool.begin().await.map_err(unwritten)?;
-        for record in records {
-            let is_ours = rows::write(&mut transaction, &self.vantage, record).await.map_err(unwritten)?;
-            if !is_ours {
-                return Err(DatabaseError::Taken {
-                    vantage: self.vantage.clone(),
-                    location: self.location.to_string(),
-                });
+        let write = async {
+            let mut transaction = self.pool.begin().await?;
+            for record in records {
+                if !rows::write(&mut transaction, &self.vantage, record).await? {
+                    return Ok(false);
+                }
             }
+            transaction.commit().await.map(|()| true)
+        };
+        match within(LONGEST, write).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                Err(DatabaseError::Taken { vantage: self.vantage.clone(), location: self.location.to_string() })
+            }
+            Err(source) => Err(self.unwritten(source)),
         }
-        transaction.commit().await.map_err(unwritten)
     }
 
     /// What `sink` has not been told yet, in order. One that is new is told what comes from now on.
     pub async fn untold(&self, sink: &str) -> Result<Vec<Alert>, DatabaseError> {
-        rows::untold(&self.pool, &self.vantage, sink).await.map_err(|source| self.unread(source))
+        within(LONGEST, rows::untold(&self.pool, &self.vantage, sink)).await.map_err(|source| self.unread(source))
+    }
+
+    /// There are no other sinks than these: how far others had come is forgotten.
+    pub async fn keep_sinks(&self, sinks: &[&str]) -> Result<(), DatabaseError> {
+        within(PATIENCE, rows::keep_sinks(&self.pool, &self.vantage, sinks))
+            .await
+            .map_err(|source| self.unwritten(source))
     }
 
     /// Remembers that `sink` was told everything up to the alert of number `told`, and what `trouble` it has.
     pub async fn tell(&self, sink: &str, told: u64, trouble: Option<&str>) -> Result<(), DatabaseError> {
-        rows::tell(&self.pool, &self.vantage, sink, told, trouble)
+        within(PATIENCE, rows::tell(&self.pool, &self.vantage, sink, told, trouble))
             .await
-            .map_err(|source| DatabaseError::Write { location: self.location.to_string(), source })
+            .map_err(|source| self.unwritten(source))
     }
 
     /// Begins a silence. It ends those of the same finding that hold.
     pub async fn silence(&self, silence: &Silence) -> Result<(), DatabaseError> {
-        rows::silence(&self.pool, silence)
-            .await
-            .map_err(|source| DatabaseError::Write { location: self.location.to_string(), source })
+        within(PATIENCE, rows::silence(&self.pool, silence)).await.map_err(|source| self.unwritten(source))
     }
 
     /// Forgets what happened before `then`. How things stand is kept.
     pub async fn forget(&self, then: Timestamp) -> Result<(), DatabaseError> {
-        rows::forget(&self.pool, then)
-            .await
-            .map_err(|source| DatabaseError::Write { location: self.location.to_string(), source })
+        within(LONGEST, rows::forget(&self.pool, then)).await.map_err(|source| self.unwritten(source))
     }
 
     /// Copies a file of SQLite to `copy`, which must not be there, while a scanner may run with it.
@@ -219,7 +256,13 @@ impl Database {
         let failed = |source| DatabaseError::Copy { copy: copy.to_owned(), source };
         OpenOptions::new().create_new(true).write(true).mode(0o600).open(copy).map_err(failed)?;
         let copied = sqlx::query("VACUUM INTO $1").bind(copy.display().to_string()).execute(&self.pool).await;
-        copied.map(drop).map_err(|source| self.unread(source))
+        copied.map(drop).map_err(|source| {
+            // Half a copy is none.
+            if let Err(error) = std::fs::remove_file(copy) {
+                tracing::debug!(%error, "the copy that failed is still there");
+            }
+            failed(io::Error::other(source))
+        })
     }
 
     /// Where it is.
@@ -231,9 +274,21 @@ impl Database {
         &self.pool
     }
 
+    fn unwritten(&self, source: sqlx::Error) -> DatabaseError {
+        DatabaseError::Write { location: self.location.to_string(), source }
+    }
+
     pub(super) fn unread(&self, source: sqlx::Error) -> DatabaseError {
         DatabaseError::Read { location: self.location.to_string(), source }
     }
+}
+
+/// Nothing waits for ever for a server that has gone away.
+pub(super) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
 async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
@@ -261,14 +316,14 @@ fn make_private(path: &Path) -> io::Result<()> {
 }
 
 /// One scanner at a time.
-fn lock(path: &Path, location: &Location) -> Result<Option<File>, DatabaseError> {
+fn lock(path: &Path, location: &Location) -> Result<File, DatabaseError> {
     let failed = |source| DatabaseError::File { location: location.to_string(), source };
     let directory = path.parent().unwrap_or(path);
     let lock = File::create(path.with_added_extension("lock"))
         .and_then(|lock| file::give_to_owner_of(directory, &lock).map(|()| lock))
         .map_err(failed)?;
     match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
+        Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(DatabaseError::Busy { location: location.to_string() }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }

@@ -1,12 +1,13 @@
 //! Where the database is.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
 /// Where the database is. Shown without a password.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Location {
     /// A file of SQLite.
     File(PathBuf),
@@ -14,10 +15,35 @@ pub enum Location {
     Server(Url),
 }
 
-/// The text names no database.
+/// Why a text names no database. It is not shown: there may be a password in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`url` of [store] is neither like sqlite:deadlight.db nor like postgres://user@host/database")]
-pub struct LocationError;
+pub enum LocationError {
+    /// Neither of both kinds.
+    #[error("`url` of [store] is neither like sqlite:deadlight.db nor like postgres://user@host/database")]
+    Unknown,
+    /// A parameter that the driver does not know, and would show with its value.
+    #[error("`url` of [store] has a parameter that is none of {}", PARAMETERS.join(", "))]
+    Parameter,
+    /// Whoever stands between could pretend to be the server.
+    #[error(
+        "`url` of [store] needs ?sslmode=verify-full (and sslrootcert=FILE for a CA of your own) for a server that is not on \
+         this host or at a private address"
+    )]
+    Unproven,
+}
+
+/// Parameters of a server's URL.
+const PARAMETERS: [&str; 9] = [
+    "application_name",
+    "dbname",
+    "host",
+    "passfile",
+    "port",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
 
 impl Location {
     /// Reads a URL; a file of SQLite is relative to `directory`.
@@ -25,11 +51,26 @@ impl Location {
         if let Some(file) = text.strip_prefix("sqlite:") {
             let file = file.strip_prefix("//").unwrap_or(file);
             let is_file = !file.is_empty() && !file.contains(['?', '#']) && file != ":memory:" && !file.ends_with('/');
-            return is_file.then(|| Self::File(directory.join(file))).ok_or(LocationError);
+            return is_file.then(|| Self::File(directory.join(file))).ok_or(LocationError::Unknown);
         }
-        let url: Url = text.parse().map_err(|_| LocationError)?;
-        let is_server = matches!(url.scheme(), "postgres" | "postgresql") && url.path().len() > 1;
-        is_server.then_some(Self::Server(url)).ok_or(LocationError)
+        let url: Url = text.parse().map_err(|_| LocationError::Unknown)?;
+        if !matches!(url.scheme(), "postgres" | "postgresql") || url.path().len() <= 1 {
+            return Err(LocationError::Unknown);
+        }
+        let mut host = url.host_str().unwrap_or_default().to_owned();
+        let mut is_proven = false;
+        for (key, value) in url.query_pairs() {
+            match &*key {
+                known if !PARAMETERS.contains(&known) => return Err(LocationError::Parameter),
+                "host" => host = value.into_owned(),
+                "sslmode" => is_proven = value == "verify-full",
+                _ => {}
+            }
+        }
+        match is_proven || host.is_empty() || host.starts_with('/') || is_near(&host) {
+            true => Ok(Self::Server(url)),
+            false => Err(LocationError::Unproven),
+        }
     }
 
     /// As the driver wants it.
@@ -48,6 +89,22 @@ impl Location {
                 format!("sqlite://{path}")
             }
         }
+    }
+}
+
+/// Whether `host`, as it stands in a URL, is this one or at a private address: where no stranger listens in.
+pub fn is_near(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse() {
+        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_private(),
+        Ok(IpAddr::V6(address)) => address.is_loopback() || address.is_unique_local(),
+        Err(_) => host == "localhost",
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Location({self})")
     }
 }
 
@@ -89,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_password_is_not_shown() {
-        let server = parse("postgres://deadlight:s3cret@db.example.net:5433/deadlight?password=s3cret").unwrap();
+        let server = parse("postgres://deadlight:s3cret@db.example.net:5433/deadlight?sslmode=verify-full").unwrap();
         assert_eq!(server.to_string(), "postgres://deadlight@db.example.net:5433/deadlight");
         assert!(server.url().contains("s3cret"));
     }
@@ -107,7 +164,20 @@ mod tests {
             "postgres://h",
             "postgres:",
         ] {
-            assert_eq!(parse(text), Err(LocationError), "{text}");
+            assert_eq!(parse(text), Err(LocationError::Unknown), "{text}");
+        }
+        assert_eq!(parse("postgres:///d?sslpassword=s3cret"), Err(LocationError::Parameter));
+        for far in [
+            "postgres://db.example.net/d",
+            "postgres://203.0.113.5/d?sslmode=require",
+            "postgres:///d?host=db.example.net",
+        ] {
+            assert_eq!(parse(far), Err(LocationError::Unproven), "{far}");
+        }
+        for near in
+            ["postgres://127.0.0.1/d", "postgres://[fd00::1]/d", "postgres:///d?host=/run/postgresql", "postgres:///d"]
+        {
+            assert!(parse(near).is_ok(), "{near}");
         }
     }
 }

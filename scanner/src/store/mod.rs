@@ -7,7 +7,7 @@ mod record;
 mod rows;
 
 pub use database::{Database, DatabaseError};
-pub use location::{Location, LocationError};
+pub use location::{Location, LocationError, is_near};
 pub use past::{Event, Past, Silence};
 pub use record::{Contact, Record, Seen, State, Swept, Target, Why};
 
@@ -172,7 +172,13 @@ impl Store {
     }
 
     fn put(&mut self, records: impl IntoIterator<Item = Record>) {
-        self.unsaved.extend(records);
+        for record in records {
+            // With the mark goes the question whether another scanner of our name has begun.
+            if self.unsaved.is_empty() && !matches!(record, Record::Mark(_)) {
+                self.unsaved.push(Record::Mark(self.state.mark));
+            }
+            self.unsaved.push(record);
+        }
         if self.unsaved.len() > MOST_UNSAVED {
             // What somebody has to be told stands for itself.
             let mut alerts = std::mem::take(&mut self.unsaved);

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::{Row as _, query};
 
+use super::database::{LONGEST, within};
 use super::rows;
 use super::{Database, DatabaseError, Swept, Why};
 
@@ -44,7 +45,7 @@ impl Past<'_> {
     /// The last sweep of `vantage` whose round came to its end.
     pub async fn last_sweep(&self, vantage: &Name) -> Result<Option<Swept>, DatabaseError> {
         let last = query("SELECT counts FROM sweep WHERE vantage = $1 ORDER BY started DESC LIMIT 1");
-        let row = last.bind(vantage.to_string()).fetch_optional(self.0.pool()).await;
+        let row = within(LONGEST, last.bind(vantage.to_string()).fetch_optional(self.0.pool())).await;
         let row = row.map_err(|source| self.0.unread(source))?;
         row.map(|row| rows::swept(&row)).transpose().map_err(|source| self.0.unread(source))
     }
@@ -53,7 +54,7 @@ impl Past<'_> {
     pub async fn story(&self, finding: &FindingId) -> Result<Vec<Event>, DatabaseError> {
         let story = query("SELECT at, vantage, status, why FROM event WHERE finding = $1 ORDER BY at, status");
         let story = story.bind(finding.to_string());
-        let rows = story.fetch_all(self.0.pool()).await.map_err(|source| self.0.unread(source))?;
+        let rows = within(LONGEST, story.fetch_all(self.0.pool())).await.map_err(|source| self.0.unread(source))?;
         rows.iter().map(event).collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
     }
 
@@ -63,7 +64,7 @@ impl Past<'_> {
             "SELECT finding, begun, ends, author, comment FROM silence WHERE begun <= $1 AND ends > $1 \
              ORDER BY ends DESC, finding, begun",
         );
-        let rows = silences.bind(now.as_microsecond()).fetch_all(self.0.pool()).await;
+        let rows = within(LONGEST, silences.bind(now.as_microsecond()).fetch_all(self.0.pool())).await;
         let read = rows.and_then(|rows| rows.iter().map(silence).collect());
         read.map_err(|source| self.0.unread(source))
     }
@@ -72,11 +73,12 @@ impl Past<'_> {
     pub async fn events(&self, from: Timestamp, to: Timestamp) -> Result<Vec<(Finding, Event)>, DatabaseError> {
         let events = query(
             "SELECT finding.id, node, address, protocol, port, finding.status AS now, first_seen, service, \
-             at, event.vantage, event.status, why FROM event JOIN finding ON finding.id = event.finding \
+             at, event.vantage, event.status, why FROM event \
+             JOIN finding ON finding.id = event.finding AND finding.vantage = event.vantage \
              WHERE at >= $1 AND at <= $2 ORDER BY at, node, address, protocol, port",
         );
         let events = events.bind(from.as_microsecond()).bind(to.as_microsecond());
-        let rows = events.fetch_all(self.0.pool()).await.map_err(|source| self.0.unread(source))?;
+        let rows = within(LONGEST, events.fetch_all(self.0.pool())).await.map_err(|source| self.0.unread(source))?;
         let read = rows.iter().map(|row| Ok((rows::finding(row)?, event(row)?)));
         read.collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
     }

@@ -108,6 +108,8 @@ pub enum Why {
     Contradiction,
     /// It answered when it was looked at again.
     Rescan,
+    /// Its node, or its address, is not in the configuration any more: nobody looks at it.
+    Unlisted,
 }
 
 /// One thing to remember.
@@ -155,6 +157,7 @@ impl fmt::Display for Why {
             Self::Agent(outcome) => write!(f, "its agent: {} ({})", printable(&outcome.reason, SHOWN), outcome.cause),
             Self::Proof { evidence } => write!(f, "proven: {}", printable(evidence, SHOWN)),
             Self::Contradiction => f.write_str("it answered after its agent had closed it"),
+            Self::Unlisted => f.write_str("not looked at any more: it is not in the configuration"),
             Self::Rescan => f.write_str("it answered when it was looked at again"),
         }
     }

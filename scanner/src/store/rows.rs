@@ -72,8 +72,8 @@ pub(super) async fn write(
             query(
                 "INSERT INTO finding (id, node, address, protocol, port, status, first_seen, service, vantage) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
-                 ON CONFLICT (id) DO UPDATE SET status = excluded.status, first_seen = excluded.first_seen, \
-                 service = excluded.service, vantage = excluded.vantage",
+                 ON CONFLICT (vantage, id) DO UPDATE SET status = excluded.status, \
+                 first_seen = excluded.first_seen, service = excluded.service",
             )
             .bind(finding.id.to_string())
             .bind(finding.node.to_string())
@@ -165,10 +165,10 @@ pub(super) async fn load(pool: &AnyPool, vantage: &Name) -> Result<State, Error>
         state.mark = OrderMark { epoch, sequence };
     }
     let findings = query(
-        "SELECT id, node, address, protocol, port, status, first_seen, service FROM finding \
+        "SELECT id, node, address, protocol, port, status, first_seen, service FROM finding WHERE vantage = $1 \
          ORDER BY first_seen, node, address, protocol, port",
     );
-    state.findings = findings.fetch_all(pool).await?.iter().map(finding).collect::<Result<_, _>>()?;
+    state.findings = findings.bind(&vantage).fetch_all(pool).await?.iter().map(finding).collect::<Result<_, _>>()?;
     let seen =
         query("SELECT address, protocol, port, node, state, evidence, service, since FROM seen WHERE vantage = $1");
     for row in seen.bind(&vantage).fetch_all(pool).await? {
@@ -196,9 +196,13 @@ pub(super) async fn load(pool: &AnyPool, vantage: &Name) -> Result<State, Error>
     for row in episodes.bind(&vantage).fetch_all(pool).await? {
         state.episodes.insert(parsed(&row, "finding")?, from_json(&row, "body")?);
     }
-    let last = query("SELECT number FROM alert WHERE vantage = $1 ORDER BY number DESC LIMIT 1");
-    if let Some(row) = last.bind(&vantage).fetch_optional(pool).await? {
-        state.alerts = unsigned(&row, "number")?;
+    // An alert may have been told and not kept.
+    for last in [
+        "SELECT COALESCE(MAX(number), 0) AS number FROM alert WHERE vantage = $1",
+        "SELECT COALESCE(MAX(told), 0) AS number FROM sink WHERE vantage = $1",
+    ] {
+        let row = query(last).bind(&vantage).fetch_one(pool).await?;
+        state.alerts = state.alerts.max(unsigned(&row, "number")?);
     }
     Ok(state)
 }
@@ -220,6 +224,18 @@ pub(super) async fn untold(pool: &AnyPool, vantage: &Name, sink: &str) -> Result
          WHERE alert.vantage = $1 AND name = $2 ORDER BY number",
     );
     untold.bind(&vantage).bind(sink).fetch_all(pool).await?.iter().map(|row| from_json(row, "body")).collect()
+}
+
+/// Forgets how far other sinks than `sinks` had come.
+pub(super) async fn keep_sinks(pool: &AnyPool, vantage: &Name, sinks: &[&str]) -> Result<(), Error> {
+    let vantage = vantage.to_string();
+    for row in query("SELECT name FROM sink WHERE vantage = $1").bind(&vantage).fetch_all(pool).await? {
+        let name: String = row.try_get("name")?;
+        if !sinks.contains(&name.as_str()) {
+            query("DELETE FROM sink WHERE vantage = $1 AND name = $2").bind(&vantage).bind(&name).execute(pool).await?;
+        }
+    }
+    Ok(())
 }
 
 /// `sink` was told everything up to the alert `told`, or has `trouble`.
@@ -271,8 +287,7 @@ pub(super) async fn forget(pool: &AnyPool, then: Timestamp) -> Result<(), Error>
         "DELETE FROM alert WHERE at < $1 AND number < COALESCE( \
          (SELECT MIN(told) FROM sink WHERE sink.vantage = alert.vantage), \
          (SELECT MAX(number) FROM alert AS latest WHERE latest.vantage = alert.vantage))",
-        // The story of what is not over is kept from its beginning.
-        "DELETE FROM event WHERE at < $1 AND finding IN (SELECT id FROM finding WHERE status IN ('resolved', 'accepted'))",
+        "DELETE FROM event WHERE at < $1",
     ] {
         query(statement).bind(then.as_microsecond()).execute(pool).await?;
     }

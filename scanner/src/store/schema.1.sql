@@ -8,7 +8,8 @@ CREATE TABLE scanner (
 );
 
 CREATE TABLE finding (
-    id TEXT PRIMARY KEY,
+    vantage TEXT NOT NULL,
+    id TEXT NOT NULL,
     node TEXT NOT NULL,
     address TEXT NOT NULL,
     protocol TEXT NOT NULL,
@@ -16,7 +17,7 @@ CREATE TABLE finding (
     status TEXT NOT NULL,
     first_seen BIGINT NOT NULL,
     service TEXT,
-    vantage TEXT NOT NULL
+    PRIMARY KEY (vantage, id)
 );
 
 CREATE TABLE seen (

@@ -209,3 +209,36 @@ fn the_daemon_goes_on_until_it_is_told_to_stop() {
     let ended = Ended::of(daemon.wait_with_output().unwrap()).expect(0, &["stopped", "SIGTERM"]);
     assert_eq!(story.next(), None, "{ended:#?}");
 }
+
+#[test]
+fn a_configuration_may_be_named_by_a_relative_path() {
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let deployment = Deployment::new(&[]);
+    deployment.configure(&[open.local_addr().unwrap().port()], "");
+    let here = |words: &[&str]| {
+        let mut command = program();
+        command.args(words).args(["--config", "scanner.toml"]).current_dir(deployment.path(""));
+        Ended::of(command.output().unwrap())
+    };
+    here(&["run", "--once"]).expect(1, &[]);
+    here(&["status"]).expect(1, &[]);
+    assert!(here(&["backup", "copy.db"]).expect(0, &[]).stdout.contains("remove deadlight.db-wal"));
+    here(&["allow", "1/tcp", "--node", "n1", "--owner", "x", "--reason", "y", "--write"]).expect(0, &[]);
+}
+
+#[test]
+fn what_is_not_in_the_configuration_any_more_is_over_and_not_called_closed() {
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = open.local_addr().unwrap().port();
+    let deployment = Deployment::new(&[]);
+    deployment.configure(&[port], "");
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    let path = deployment.path("scanner.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    drop(open);
+    deployment.write(&text.replace("\"n1\"", "\"n2\""));
+    deployment.run(&["run", "--once"]).expect(0, &[]);
+    deployment.run(&["findings"]).expect(0, &[]);
+    let story = deployment.run(&["history"]).expect(0, &[]).stdout;
+    in_order(&story, &["open: a sweep saw it", "accepted: not looked at any more: it is not in the configuration"]);
+}

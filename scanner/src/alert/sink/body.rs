@@ -8,8 +8,9 @@ use crate::alert::{Alert, Kind, Severity, lines, title};
 
 /// So many are named in a message for people; the others are counted.
 const NAMED: usize = 20;
-/// Alertmanager forgets an alert that is not repeated until then. Reminders come every 24 hours at the latest.
-const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(49);
+/// Alertmanager takes for over what is not repeated until then. Reminders come every day, but for the longest silence (90
+/// days) and the longest time between two sweeps (30). The real end is sent.
+const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24 * 125);
 
 /// `deadlight.alert/v1`.
 pub(super) fn webhook(vantage: &Name, alerts: &[Alert]) -> Value {
@@ -37,7 +38,13 @@ pub(super) fn webhook(vantage: &Name, alerts: &[Alert]) -> Value {
 /// An incoming webhook of Slack's: one text.
 pub(super) fn slack(vantage: &Name, alerts: &[Alert]) -> Value {
     let mut text = String::new();
-    for alert in alerts.iter().take(NAMED) {
+    // What must not be lost among the others is named first.
+    let mut ordered: Vec<&Alert> = alerts.iter().collect();
+    ordered.sort_by_key(|alert| {
+        let is_plain = alert.kind != Kind::Contradicted && Severity::of(alert.finding.port()) != Severity::Critical;
+        (alert.kind.is_end(), is_plain)
+    });
+    for alert in ordered.into_iter().take(NAMED) {
         text += &format!("*{}*\n", slack_escaped(&title(alert)));
         if alerts.len() == 1 {
             for (name, line) in lines(alert) {
@@ -161,9 +168,11 @@ mod tests {
     fn slack_is_told_few_names_and_nobody_speaks_its_language_through_us() {
         let one = slack(&vantage(), &[alert(1, Kind::Exposed, "n1")])["text"].as_str().unwrap().to_owned();
         assert!(one.contains("behind it: &lt;!channel&gt; &amp; \\u{1b}[31m"), "{one}");
-        let many: Vec<_> = (1..=10_000).map(|number| alert(number, Kind::Exposed, "n1")).collect();
+        let mut many: Vec<_> = (1..=9_999).map(|number| alert(number, Kind::Exposed, "n1")).collect();
+        many.push(alert(10_000, Kind::Contradicted, "n1"));
         let text = slack(&vantage(), &many)["text"].as_str().unwrap().to_owned();
         assert!(text.contains("and 9980 more") && text.len() < 3_000, "{text}");
+        assert!(text.starts_with("*CONTRADICTION"), "{text}");
     }
 
     #[test]
@@ -201,7 +210,7 @@ mod tests {
             ["\"DeadlightExposed\" \"n1\"", "\"DeadlightContradiction\" \"n1\"", "\"DeadlightExposed\" \"n2\"",]
         );
         assert!(body[0]["annotations"]["summary"].as_str().unwrap().starts_with("STILL OPEN"));
-        assert_eq!(body[0]["endsAt"], "1970-01-03T01:16:40Z");
+        assert_eq!(body[0]["endsAt"], "1970-05-06T00:16:40Z");
         let body = alertmanager(&vantage(), &[alert(5, Kind::Resolved, "n1")], now);
         assert_eq!(names(&body).len(), 2, "both end");
         assert_eq!(body[0]["endsAt"], "1970-01-01T00:00:00Z");

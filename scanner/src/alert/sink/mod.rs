@@ -2,6 +2,7 @@
 
 mod body;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ impl Kind {
 }
 
 /// Somewhere that alerts are sent to. Its URL is a secret and is never shown.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Sink {
     /// What it is called.
     pub name: String,
@@ -93,6 +94,12 @@ pub enum SinkError {
     },
 }
 
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sink").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
 impl Sink {
     /// A sink for alerts of `vantage`.
     pub fn new(name: String, kind: Kind, url: Url, key: Option<String>, vantage: Name) -> Result<Self, SinkError> {
@@ -118,6 +125,15 @@ impl Sink {
     /// What it takes.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether it may take later what ended with `error`, or never.
+    pub fn sent(&self, error: &SinkError) -> Sent {
+        match error {
+            SinkError::Said { status, retry_after, .. } if is_for_now(self.kind, *status) => Sent::Later(*retry_after),
+            SinkError::Said { .. } => Sent::Refused,
+            _ => Sent::Later(None),
+        }
     }
 
     /// The most alerts that one message takes.
@@ -146,9 +162,10 @@ impl Sink {
         };
         let reach = |error: reqwest::Error| SinkError::Reach(error.without_url());
         let mut request = self.client.post(url).json(&body);
-        // The same for the same alert, also when it comes again.
-        if let (Kind::Webhook, Some(first)) = (self.kind, alerts.first()) {
-            request = request.header("idempotency-key", format!("{}-{}", self.vantage, first.number));
+        // The same for the same message, when it comes again, and for no other.
+        if let (Kind::Webhook, [first, ..], Some(last)) = (self.kind, alerts, alerts.last()) {
+            let (from, to, at) = (first.number, last.number, first.at.as_microsecond());
+            request = request.header("idempotency-key", format!("{}-{from}-{to}-{at}", self.vantage));
         }
         let response = request.send().await.map_err(reach)?;
         match response.status() {
@@ -158,27 +175,20 @@ impl Sink {
     }
 }
 
-impl SinkError {
-    /// Whether the sink may take the message later, or never.
-    pub fn sent(&self) -> Sent {
-        match self {
-            Self::Said { status, retry_after, .. } => {
-                let is_for_now = status.is_server_error()
-                    || matches!(
-                        *status,
-                        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
-                    )
-                    // Where somebody has to log in first, or the address has moved, an operator can help.
-                    || status.is_redirection()
-                    || matches!(
-                        *status,
-                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE
-                    );
-                if is_for_now { Sent::Later(*retry_after) } else { Sent::Refused }
-            }
-            _ => Sent::Later(None),
-        }
-    }
+/// Whether another day, or an operator, may change what a sink says.
+fn is_for_now(kind: Kind, status: StatusCode) -> bool {
+    const PASSING: [StatusCode; 3] =
+        [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+    // Somebody has to log in first, or the address has moved.
+    const MENDABLE: [StatusCode; 4] =
+        [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::GONE];
+    // What PagerDuty calls a bad request is most often a bad key.
+    let is_bad_key = kind == Kind::Pagerduty && status == StatusCode::BAD_REQUEST;
+    status.is_server_error()
+        || status.is_redirection()
+        || is_bad_key
+        || PASSING.contains(&status)
+        || MENDABLE.contains(&status)
 }
 
 async fn said(status: StatusCode, mut response: Response) -> SinkError {
@@ -200,17 +210,13 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_tried_again_and_what_is_refused_is_not() {
-        let sent = |status: u16, retry_after| {
-            let status = StatusCode::from_u16(status).unwrap();
-            SinkError::Said { status, said: String::new(), retry_after }.sent()
-        };
+        let is_for_now = |kind, status: u16| is_for_now(kind, StatusCode::from_u16(status).unwrap());
         for status in [301, 401, 403, 404, 408, 410, 425, 429, 500, 502, 503] {
-            assert_eq!(sent(status, None), Sent::Later(None), "{status}");
+            assert!(is_for_now(Kind::Webhook, status), "{status}");
         }
         for status in [400, 405, 413, 422] {
-            assert_eq!(sent(status, None), Sent::Refused, "{status}");
+            assert!(!is_for_now(Kind::Webhook, status), "{status}");
         }
-        let asked = Some(SignedDuration::from_secs(7));
-        assert_eq!(sent(429, asked), Sent::Later(asked));
+        assert!(is_for_now(Kind::Pagerduty, 400));
     }
 }

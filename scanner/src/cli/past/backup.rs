@@ -20,5 +20,7 @@ pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let (_, database) = open(&arguments.file).await?;
     database.back_up(&arguments.copy).await.map_err(hinted)?;
     let (location, copy) = (database.location(), arguments.copy.display());
-    print(&format!("{location} is copied to {copy}; put in its place while no scanner runs, it goes on from there\n"))
+    print(&format!(
+        "{location} is copied to {copy}; to go back to it: stop the scanner, remove {location}-wal and {location}-shm, put the copy in its place with the same owner\n"
+    ))
 }

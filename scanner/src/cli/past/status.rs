@@ -58,7 +58,8 @@ struct Sweep {
 
 pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let (config, database) = open(&arguments.file).await?;
-    let state = database.load().await.map_err(hinted)?;
+    let mut state = database.load().await.map_err(hinted)?;
+    state.contacts.retain(|name, _| config.nodes.iter().any(|node| node.name == *name));
     let last = Past(&database).last_sweep(&config.vantage).await.map_err(hinted)?;
     let status = status(state, last, config.every, Timestamp::now());
     match arguments.output {
