@@ -62,17 +62,16 @@ fn temporary_name(path: &Path) -> String {
     format!(".new-{}-", path.file_name().unwrap_or_default().display())
 }
 
-fn directory_of(path: &Path) -> &Path {
+/// Where `path` lies; of a mere name that is the working directory.
+pub fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
 }
 
-/// A command that root runs leaves a service's directory such that the service can go on. An empty path is the working
-/// directory, as it is the parent of a mere name.
+/// A command that root runs leaves a service's directory such that the service can go on.
 pub fn give_to_owner_of(directory: &Path, file: &File) -> io::Result<()> {
-    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let (owner, own) = (fs::metadata(directory)?, file.metadata()?);
     match own.uid() == 0 && owner.uid() != 0 {
         true => fchown(file, Some(owner.uid()), Some(owner.gid())),

@@ -47,6 +47,11 @@ pub enum FindingStatus {
 }
 
 impl FindingStatus {
+    /// Whether nothing is left to do about it: proven closed, or allowed.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Resolved | Self::Accepted)
+    }
+
     /// The word as it is shown and as it crosses the wire.
     pub fn as_str(self) -> &'static str {
         match self {

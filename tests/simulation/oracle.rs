@@ -221,9 +221,12 @@ impl Oracle {
             let is_resolved = finding.status == FindingStatus::Resolved;
             let proven = !is_resolved || self.scanners[scanner].proven.contains(&finding.id);
             assert!(proven, "scanner {scanner} has resolved without a proof: {finding:?}");
-            let is_over = is_resolved || finding.status == FindingStatus::Accepted;
             let is_told = state.episodes.contains_key(&finding.id);
-            assert_eq!(is_told, !is_over, "scanner {scanner} tells its beginning and its end: {finding:?}");
+            assert_eq!(
+                is_told,
+                !finding.status.is_over(),
+                "scanner {scanner} tells its beginning and its end: {finding:?}"
+            );
         }
         self.scanners[scanner].on_disk = self.scanners[scanner].proven.clone();
     }

@@ -134,10 +134,7 @@ pub fn news(finding: &Finding, episode: Option<&Episode>, why: Option<&Why>, now
         return Some(Kind::Contradicted);
     }
     let Some(episode) = episode else {
-        return match finding.status {
-            FindingStatus::Resolved | FindingStatus::Accepted => None,
-            _ => Some(Kind::Exposed),
-        };
+        return (!finding.status.is_over()).then_some(Kind::Exposed);
     };
     match finding.status {
         FindingStatus::Resolved => Some(Kind::Resolved),

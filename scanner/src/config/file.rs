@@ -9,9 +9,8 @@ use deadlight_shared::{AllowEntry, Name, Port, PortSet, Protocol};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer};
 
-use crate::alert::SinkKind;
-
 use super::{PortsError, RATE, RATE_PER_NODE};
+use crate::alert::SinkKind;
 
 /// `scanner.toml`.
 #[derive(Debug, Deserialize)]

@@ -242,6 +242,11 @@ impl Config {
         self.nodes.iter().map(expectation).collect()
     }
 
+    /// Every address that is looked at, with its node.
+    pub fn targets(&self) -> BTreeSet<(&Name, IpAddr)> {
+        self.nodes.iter().flat_map(|node| node.addresses.iter().map(|address| (&node.name, *address))).collect()
+    }
+
     /// Entries that no longer hold, as sentences.
     pub fn expired(&self, today: Date) -> Vec<String> {
         expired(&self.allowlist, today)

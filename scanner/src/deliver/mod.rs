@@ -27,6 +27,7 @@ pub use enrol::{EnrolError, Meeting, Window};
 pub use obstacle::Obstacle;
 
 use crate::line::{Answer, Ask, LineError};
+use crate::net::http_client;
 use crate::pull::{Hub, PullError, Purpose};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -125,15 +126,8 @@ impl DeliverError {
 impl Agent {
     /// The agent of `node` at `url`, which has to prove to `tls` who it is. Each call carries `trust`.
     pub fn new(node: &Name, url: &Url, tls: ClientConfig, trust: Option<&SignedTrust>) -> Result<Self, DeliverError> {
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .https_only(true)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_LIMIT)
-            .user_agent(concat!("deadlight-scanner/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(DeliverError::Client)?;
+        let client = http_client(tls).https_only(true).connect_timeout(CONNECT_LIMIT).build();
+        let client = client.map_err(DeliverError::Client)?;
         Ok(Self::by(node, Way::Push { url: url.clone(), client }, trust))
     }
 

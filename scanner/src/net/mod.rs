@@ -1,6 +1,7 @@
 //! Sockets: one question each.
 
 mod connect;
+mod http;
 mod limits;
 pub mod raw;
 mod resolve;
@@ -17,6 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::probe::{Outcome, failed_here};
 
+pub use http::client as http_client;
 pub use limits::in_flight_limit;
 pub use resolve::{ResolveError, check_route, resolve};
 pub use way::{NoWay, Route, Way, Ways};

@@ -112,7 +112,7 @@ pub fn take_proofs(assessment: &mut Assessment, checked: &[Checked], now: Timest
 /// Closed by the agent, or gone by itself, and not shown to be closed yet.
 fn needs_proof(finding: &Finding, exposed: &BTreeSet<FindingId>) -> bool {
     match finding.status {
-        FindingStatus::Resolved | FindingStatus::Accepted => false,
+        status if status.is_over() => false,
         FindingStatus::Enforced => true,
         _ => !exposed.contains(&finding.id),
     }

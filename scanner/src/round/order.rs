@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use deadlight_shared::wire::{Order, OrderMark, ReportedFinding};
-use deadlight_shared::{Evidence, Finding, FindingStatus, Name, Observation, Port, PortSet};
+use deadlight_shared::{Evidence, Finding, Name, Observation, Port, PortSet};
 use jiff::Timestamp;
 
 use crate::config::Node;
@@ -38,9 +38,8 @@ pub fn order_for(
         port: finding.port,
         evidence: word(seen.get(&(finding.address, finding.port())).map(|seen| &seen.evidence)),
     };
-    let settled = |finding: &Finding| matches!(finding.status, FindingStatus::Accepted | FindingStatus::Resolved);
     let ours = |finding: &&Finding| {
-        finding.node == node.name && node.addresses.contains(&finding.address) && !settled(finding)
+        finding.node == node.name && node.addresses.contains(&finding.address) && !finding.status.is_over()
     };
     Order {
         schema: Order::SCHEMA.to_owned(),
@@ -68,7 +67,7 @@ fn word(evidence: Option<&Evidence>) -> String {
 mod tests {
     use super::*;
     use crate::sweep::Tally;
-    use deadlight_shared::{FindingId, PortState};
+    use deadlight_shared::{FindingId, FindingStatus, PortState};
 
     #[test]
     fn an_order_names_all_that_is_unexpected_on_its_node() {

@@ -1,6 +1,5 @@
 //! How a round ended.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use deadlight_shared::{FindingStatus, Name};
@@ -29,8 +28,7 @@ pub struct Ending {
 
 /// Sums up a round over the nodes of `config`.
 pub fn ending(config: &Config, sweep: &Sweep, assessment: &Assessment) -> Ending {
-    let targets: BTreeSet<(&Name, IpAddr)> =
-        config.nodes.iter().flat_map(|node| node.addresses.iter().map(|address| (&node.name, *address))).collect();
+    let targets = config.targets();
     let mut ending = Ending {
         unknown: sweep.tally.unknown,
         blind: blind(config, sweep),

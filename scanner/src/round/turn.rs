@@ -42,13 +42,14 @@ impl Turn {
     ) -> Self {
         let expectations = config.expectations(today);
         let mut assessment = assess(&sweep, &expectations, store.findings().to_vec());
-        let is_listed = |finding: &Finding| {
-            config.nodes.iter().any(|node| node.name == finding.node && node.addresses.contains(&finding.address))
-        };
+        let targets = config.targets();
+        let is_listed = |finding: &Finding| targets.contains(&(&finding.node, finding.address));
         // Nobody looks at them any more, so nothing will ever be said of them.
-        assessment.findings.iter_mut().filter(|finding| !is_listed(finding) && !is_over(finding)).for_each(|finding| {
-            finding.status = FindingStatus::Accepted;
-        });
+        for finding in &mut assessment.findings {
+            if !is_listed(finding) && !finding.status.is_over() {
+                finding.status = FindingStatus::Accepted;
+            }
+        }
         tell(News::Swept { sweep: &sweep, assessment: &assessment });
         store.see(&sweep);
         let evidence: BTreeMap<Target, String> =
@@ -151,10 +152,6 @@ fn brief(outcome: Outcome) -> Outcome {
     let reason = outcome.reason.chars().take(REASON).collect();
     let cause = Cause { evidence: Vec::new(), ..outcome.cause };
     Outcome { reason, cause, rules: Vec::new(), ..outcome }
-}
-
-fn is_over(finding: &Finding) -> bool {
-    matches!(finding.status, FindingStatus::Resolved | FindingStatus::Accepted)
 }
 
 fn target(finding: &Finding) -> Target {

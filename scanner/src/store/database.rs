@@ -14,10 +14,9 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _, Row as _, SqlSafeStr as _};
 use tokio::time::timeout;
 
-use crate::alert::Alert;
-
 use super::rows;
 use super::{Location, Record, Silence, State};
+use crate::alert::Alert;
 
 /// For a connection, and for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -309,7 +308,7 @@ fn migrator() -> Migrator {
 /// What stands in it is nobody else's business.
 fn make_private(path: &Path) -> io::Result<()> {
     match OpenOptions::new().create_new(true).write(true).mode(0o600).open(path) {
-        Ok(made) => file::give_to_owner_of(path.parent().unwrap_or(path), &made),
+        Ok(made) => file::give_to_owner_of(file::directory_of(path), &made),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
@@ -318,9 +317,8 @@ fn make_private(path: &Path) -> io::Result<()> {
 /// One scanner at a time.
 fn lock(path: &Path, location: &Location) -> Result<File, DatabaseError> {
     let failed = |source| DatabaseError::File { location: location.to_string(), source };
-    let directory = path.parent().unwrap_or(path);
     let lock = File::create(path.with_added_extension("lock"))
-        .and_then(|lock| file::give_to_owner_of(directory, &lock).map(|()| lock))
+        .and_then(|lock| file::give_to_owner_of(file::directory_of(path), &lock).map(|()| lock))
         .map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),

@@ -10,9 +10,8 @@ use serde::de::DeserializeOwned;
 use sqlx::any::{Any, AnyRow};
 use sqlx::{AnyPool, Error, Row as _, Transaction, query};
 
-use crate::alert::Alert;
-
 use super::{Contact, Record, Seen, Silence, State, Swept, Target};
+use crate::alert::Alert;
 
 /// Writes `record`; false where it is not ours to write, because another scanner of this name has begun.
 pub(super) async fn write(

@@ -15,6 +15,7 @@ use rustls::crypto::aws_lc_rs;
 
 use super::Alert;
 use super::queue::Sent;
+use crate::net::http_client;
 
 /// For connection, question and answer together.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -110,15 +111,7 @@ impl Sink {
                 rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
             builder.with_platform_verifier()?.with_no_client_auth()
         };
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .no_proxy()
-            // Whoever answers there does not choose whom else we ask.
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(LIMIT)
-            .user_agent(concat!("deadlight-scanner/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(SinkError::Client)?;
+        let client = http_client(tls).timeout(LIMIT).build().map_err(SinkError::Client)?;
         Ok(Self { name, kind, url, key, client, vantage })
     }
 

@@ -11,9 +11,8 @@ use serde::Serialize;
 
 use super::super::check::ConfigFile;
 use super::super::{Exit, Failure, counted, written};
+use super::{ALARM, DOUBT, GOOD, Output, hinted, open, write_json, write_table};
 use crate::store::{Past, Silence};
-
-use super::{ALARM, DOUBT, GOOD, Output, hinted, is_over, open, write_json, write_table};
 
 pub(in crate::cli) const HELP: &str = "\
 Exit status:
@@ -45,7 +44,7 @@ pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let mut findings = database.load().await.map_err(hinted)?.findings;
     let silences = Past(&database).silences(Timestamp::now()).await.map_err(hinted)?;
     let exit = exit(&findings);
-    findings.retain(|finding| arguments.all || !is_over(finding));
+    findings.retain(|finding| arguments.all || !finding.status.is_over());
     match arguments.output {
         Output::Json => {
             write_json(&Document { schema: "deadlight.findings/v1", findings: &findings, silences: &silences })?;
@@ -57,7 +56,7 @@ pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
 
 /// What the findings amount to.
 pub(super) fn exit(findings: &[Finding]) -> Exit {
-    let left = || findings.iter().filter(|finding| !is_over(finding));
+    let left = || findings.iter().filter(|finding| !finding.status.is_over());
     match (left().count(), left().all(|finding| finding.status == FindingStatus::Enforced)) {
         (0, _) => Exit::Fine,
         (_, true) => Exit::Incomplete,
@@ -78,7 +77,10 @@ fn write(findings: &[Finding], silences: &[Silence], exit: Exit, out: &mut impl 
         let (author, comment) = (printable(&silence.author, 60), printable(&silence.comment, 120));
         writeln!(out, "silent until {:.0}: {node} {address} {} ({author}: {comment})", silence.ends, finding.port())?;
     }
-    let open = findings.iter().filter(|finding| !is_over(finding) && finding.status != FindingStatus::Enforced).count();
+    let open = findings
+        .iter()
+        .filter(|finding| !finding.status.is_over() && finding.status != FindingStatus::Enforced)
+        .count();
     match exit {
         Exit::Exposed => writeln!(out, "{ALARM}Open and not allowed: {}.{ALARM:#}", counted(open, "port")),
         Exit::Fine => writeln!(out, "{GOOD}Nothing unexpected is open.{GOOD:#}"),
@@ -88,7 +90,7 @@ fn write(findings: &[Finding], silences: &[Silence], exit: Exit, out: &mut impl 
 
 fn row(finding: &Finding) -> [Cell; 7] {
     let (mark, colour) = match finding.status {
-        FindingStatus::Resolved | FindingStatus::Accepted => ("ok", Color::Green),
+        status if status.is_over() => ("ok", Color::Green),
         FindingStatus::Enforced => ("??", Color::Yellow),
         _ => ("!!", Color::Red),
     };

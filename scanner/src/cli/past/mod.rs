@@ -13,7 +13,6 @@ use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use comfy_table::Table;
 use deadlight_shared::hint::Hinted;
-use deadlight_shared::{Finding, FindingStatus};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -59,11 +58,6 @@ async fn open(file: &ConfigFile) -> Result<(Config, Database), Failure> {
     let config = check::load(&file.config, today(Timestamp::now()))?;
     let database = Database::open_existing(&config.store, &config.vantage).await.map_err(hinted)?;
     Ok((config, database))
-}
-
-/// Whether nothing is left to do about it.
-fn is_over(finding: &Finding) -> bool {
-    matches!(finding.status, FindingStatus::Resolved | FindingStatus::Accepted)
 }
 
 fn write_json(value: &impl Serialize) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::super::check::ConfigFile;
 use super::super::{Exit, Failure, counted, written};
-use super::{ALARM, DOUBT, GOOD, Output, findings, hinted, is_over, open, write_json, write_table};
+use super::{ALARM, DOUBT, GOOD, Output, findings, hinted, open, write_json, write_table};
 use crate::store::{Contact, Past, State, Swept};
 
 pub(in crate::cli) const HELP: &str = "\
@@ -78,7 +78,7 @@ fn status(state: State, last: Option<Swept>, every: Duration, now: Timestamp) ->
     });
     Status {
         schema: "deadlight.status/v1",
-        open: count(|finding| !is_over(finding) && finding.status != FindingStatus::Enforced),
+        open: count(|finding| !finding.status.is_over() && finding.status != FindingStatus::Enforced),
         unproven: count(|finding| finding.status == FindingStatus::Enforced),
         closed: count(|finding| finding.status == FindingStatus::Resolved),
         allowed: count(|finding| finding.status == FindingStatus::Accepted),
