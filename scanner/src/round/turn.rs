@@ -83,7 +83,8 @@ impl Turn {
         now: Timestamp,
         mut tell: impl FnMut(News<'_>),
     ) {
-        let mut outcomes: BTreeMap<FindingId, Outcome> = BTreeMap::new();
+        // An agent speaks for its own node.
+        let mut outcomes: BTreeMap<(Name, FindingId), Outcome> = BTreeMap::new();
         for node in &config.nodes {
             match answers.remove(&node.name) {
                 None => {}
@@ -98,13 +99,14 @@ impl Turn {
                     self.ordered.insert(node.name.clone());
                     let (answered, mode) = (Some(now), Some(report.mode));
                     store.contact(&node.name, Contact { asked: now, answered, mode, trouble: None });
-                    outcomes
-                        .extend(report.outcomes.into_iter().map(|outcome| (outcome.finding.clone(), brief(outcome))));
+                    let of_node = |outcome: Outcome| ((node.name.clone(), outcome.finding.clone()), brief(outcome));
+                    outcomes.extend(report.outcomes.into_iter().map(of_node));
                 }
             }
         }
         store.keep(&self.assessment.findings, now, |finding| {
-            outcomes.get(&finding.id).map(|outcome| Why::Agent(Box::new(outcome.clone())))
+            let outcome = outcomes.get(&(finding.node.clone(), finding.id.clone()))?;
+            Some(Why::Agent(Box::new(outcome.clone())))
         });
     }
 
@@ -156,4 +158,97 @@ fn brief(outcome: Outcome) -> Outcome {
 
 fn target(finding: &Finding) -> Target {
     Target { address: finding.address, port: finding.port() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Record, State};
+    use deadlight_shared::wire::{CauseKind, Mode, OrderMark, OutcomeStatus};
+    use deadlight_shared::{Evidence, Observation, PortState};
+
+    const CONFIG: &str = r#"
+        [vantage]
+        id = "office-a"
+        [[node]]
+        name = "n1"
+        addresses = ["198.51.100.11"]
+        [[node]]
+        name = "n2"
+        addresses = ["198.51.100.12"]
+    "#;
+    const TODAY: Date = jiff::civil::date(2026, 11, 23);
+
+    fn seen(node: &str, address: &str) -> Observation {
+        Observation {
+            node: node.parse().unwrap(),
+            address: address.parse().unwrap(),
+            port: "8080/tcp".parse().unwrap(),
+            state: PortState::Open,
+            evidence: Evidence::SynAck,
+            attempts: 1,
+            service: None,
+        }
+    }
+
+    fn sweep() -> Sweep {
+        Sweep {
+            started: Timestamp::UNIX_EPOCH,
+            finished: Timestamp::UNIX_EPOCH,
+            observations: vec![seen("n1", "198.51.100.11"), seen("n2", "198.51.100.12")],
+            unasked: Vec::new(),
+            heard: BTreeSet::new(),
+            liars: BTreeMap::new(),
+            notes: Vec::new(),
+            interrupted: false,
+            settled: BTreeMap::new(),
+            tally: Default::default(),
+            duration: Default::default(),
+        }
+    }
+
+    fn report(node: &str, findings: &[Finding]) -> Report {
+        let outcome = |finding: &Finding| Outcome {
+            finding: finding.id.clone(),
+            protocol: finding.protocol,
+            port: finding.port,
+            status: OutcomeStatus::Observed,
+            reason: format!("says {node}"),
+            cause: Cause::new(CauseKind::Unknown),
+            rules: vec!["x".repeat(1_000)],
+            dropped: 0,
+        };
+        Report {
+            schema: Report::SCHEMA.to_owned(),
+            node: node.parse().unwrap(),
+            mode: Mode::Observe,
+            order: OrderMark { epoch: 1, sequence: 1 },
+            outcomes: findings.iter().map(outcome).collect(),
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_agent_puts_no_word_into_the_story_of_another_node() {
+        let config = Config::parse(CONFIG, "scanner.toml".as_ref(), TODAY).unwrap();
+        let mut store = Store::new(State::default(), Timestamp::UNIX_EPOCH);
+        let mut turn = Turn::begin(&config, TODAY, sweep(), &mut store, |_| {});
+        store.saved();
+        // Each speaks of both.
+        let findings = store.findings().to_vec();
+        let answers =
+            ["n1", "n2"].map(|node| (node.parse().unwrap(), Ok::<_, std::io::Error>(report(node, &findings))));
+        turn.answered(&config, answers.into(), &mut store, Timestamp::UNIX_EPOCH, |_| {});
+        let told: Vec<_> = store
+            .unsaved()
+            .iter()
+            .filter_map(|record| match record {
+                Record::Finding { finding, why: Some(Why::Agent(outcome)), .. } => {
+                    Some(format!("{} {} {}", finding.node, outcome.reason, outcome.rules.len()))
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told, ["n1 says n1 0", "n2 says n2 0"]);
+    }
 }
