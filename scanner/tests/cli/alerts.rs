@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use crate::hook::Hook;
-use crate::program::{Deployment, is_run_alone};
+use crate::program::{Deployment, Ended, is_run_alone, program};
 
 const GOOD: &str = "200 OK";
 
@@ -170,4 +170,15 @@ fn a_silence_holds_alerts_back_until_it_ends() {
     silence(&["--for", "0s", "--comment", "done"]).expect(0, &[]);
     deployment.run(&["run", "--once"]).expect(1, &[]);
     assert_eq!(hook.alerts(), ["1 exposed", "2 resolved", "3 exposed"], "it is still open");
+}
+
+#[test]
+fn whoever_is_near_is_told_also_by_a_host_without_a_list_of_cas() {
+    let hook = Hook::start(|_| GOOD.to_owned());
+    let (_open, deployment) = exposed(&webhook(&hook));
+    let mut command = program();
+    command.env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent");
+    command.args(["alert", "test", "--config"]).arg(deployment.path("scanner.toml"));
+    let ended = Ended::of(command.output().unwrap()).expect(0, &[]);
+    assert_eq!(ended.stdout, "webhook: accepted\n");
 }
