@@ -72,6 +72,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let agents = agents(&config, hub.as_ref())?;
     let database = Arc::new(database);
     let courier = Courier::start(sinks, &database).await.map_err(hinted)?;
+    let closing = Arc::clone(&database);
     let mut scanner = Scanner { config, hub, agents, told: 0, store, database, courier, payloads };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
@@ -91,11 +92,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             if !carried {
                 tracing::error!("not everybody was told in time; `run` goes on with it when it begins");
             }
+            closing.close().await;
             return result;
         }
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     };
+    closing.close().await;
     tracing::info!(signal = stopped, "stopped");
     match arguments.once {
         true => Err(format!("stopped by {stopped} before the loop was complete").into()),

@@ -20,6 +20,8 @@ use crate::alert::Alert;
 
 /// For a connection, and for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// At the end.
+const CLOSING: Duration = Duration::from_secs(2);
 /// For many rows.
 pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
@@ -124,6 +126,24 @@ pub enum DatabaseError {
         #[source]
         source: sqlx::Error,
     },
+}
+
+impl DatabaseError {
+    /// Whether the disk is what fails: it has no room, or cannot be written.
+    pub fn is_of_the_disk(&self) -> bool {
+        // The primary codes of SQLite: IOERR, FULL and READONLY. PostgreSQL's are of five characters.
+        let is_disk = |error: &sqlx::Error| {
+            let code = error.as_database_error().and_then(|error| error.code());
+            code.filter(|code| code.len() < 5)
+                .and_then(|code| code.parse::<u16>().ok())
+                .is_some_and(|code| matches!(code & 0xff, 8 | 10 | 13))
+        };
+        match self {
+            Self::File { .. } => true,
+            Self::Open { source, .. } | Self::Read { source, .. } | Self::Write { source, .. } => is_disk(source),
+            _ => false,
+        }
+    }
 }
 
 impl Database {
@@ -262,6 +282,13 @@ impl Database {
             }
             failed(io::Error::other(source))
         })
+    }
+
+    /// Ends all connections, of a server that hangs as well: a file is then all there is of it, without a log beside it.
+    pub async fn close(&self) {
+        if timeout(CLOSING, self.pool.close()).await.is_err() {
+            tracing::debug!("the database did not let go of us");
+        }
     }
 
     /// Where it is.

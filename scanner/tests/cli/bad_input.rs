@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::program::{Deployment, contents, run};
+use crate::program::{Deployment, Ended, contents, run};
 
 #[test]
 fn ports_are_refused_by_name() {
@@ -162,4 +162,26 @@ fn an_agent_that_cannot_be_reached_leaves_its_findings_open() {
     let status = deployment.run(&["status"]).expect(1, &[]);
     assert!(status.stdout.contains("Open and not allowed: 1 port.") && status.stdout.contains("never"), "{status:?}");
     assert!(status.stdout.contains("failed to reach the agent"), "{status:?}");
+}
+
+#[test]
+fn a_full_disk_is_called_so_and_loses_nothing() {
+    let deployment = Deployment::new(&[]);
+    deployment.configure(&[1], "");
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    // As the disk of a database on which nobody works: a start needs some room beside it.
+    command.arg(
+        "mount -t tmpfs -o size=400k none \"$2\" && \"$0\" run --once --config \"$1\" >/dev/null && \
+         before=$(cksum <\"$2\"/deadlight.db) && cat /dev/zero 2>/dev/null >\"$2\"/fill; \
+         \"$0\" run --once --config \"$1\"; status=$?; [ \"$before\" = \"$(cksum <\"$2\"/deadlight.db)\" ] || status=99; \
+         rm \"$2\"/fill; \"$0\" status --config \"$1\" >/dev/null || status=98; exit $status",
+    );
+    let disk = deployment.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let text = fs::read_to_string(deployment.path("scanner.toml")).unwrap();
+    deployment.write(&format!("{text}[store]\nurl = \"sqlite:disk/deadlight.db\"\n"));
+    command.arg(env!("CARGO_BIN_EXE_deadlight-scanner")).arg(deployment.path("scanner.toml")).arg(&disk);
+    let ended = Ended::of(command.output().unwrap());
+    ended.expect(2, &["failed to open the database", "hint: see to it that the disk has room"]);
 }

@@ -43,10 +43,13 @@ pub(super) fn hinted(error: DatabaseError) -> Hinted {
         DatabaseError::ServerBackup { .. } => "pg_dump makes a copy",
         DatabaseError::Copy { .. } => "name a file that is not there, in a directory that can be written",
         DatabaseError::Tables { .. } => "a newer deadlight-scanner may have written it; or restore it from a backup",
-        DatabaseError::Open { .. } | DatabaseError::Read { .. } => {
+        DatabaseError::Open { .. } | DatabaseError::Read { .. } if !error.is_of_the_disk() => {
             "a file: restore it from a backup, or move it away to begin anew; a server: it must be there and know the user"
         }
-        DatabaseError::File { .. } | DatabaseError::Write { .. } => {
+        DatabaseError::File { .. }
+        | DatabaseError::Open { .. }
+        | DatabaseError::Read { .. }
+        | DatabaseError::Write { .. } => {
             "see to it that the disk has room, and that the directory and the file can be written"
         }
     };
