@@ -14,6 +14,7 @@ pub mod probe;
 pub mod prove;
 pub mod pull;
 pub mod round;
+pub mod schedule;
 pub mod store;
 pub mod sweep;
 pub mod upkeep;

@@ -140,11 +140,12 @@ impl Oracle {
         }
     }
 
-    /// Everything that is open where it should not be is told.
+    /// Everything that was `asked` and is open where it should not be is told.
     pub(crate) fn swept(
         &mut self,
         scanner: usize,
         (from, to): (Duration, Duration),
+        asked: &BTreeSet<(IpAddr, Port)>,
         exposed: &BTreeSet<FindingId>,
         addresses: &[Vec<IpAddr>],
     ) {
@@ -153,7 +154,7 @@ impl Oracle {
             if self.is_expected(scanner, node, port) || !self.was_open(scanner, node, port, from, to) {
                 continue;
             }
-            for address in &addresses[node] {
+            for address in addresses[node].iter().filter(|address| asked.contains(&(**address, port))) {
                 let id = FindingId::of(&self.names[node], *address, port);
                 assert!(exposed.contains(&id), "{port} is open at {address}, and scanner {scanner} does not say so");
             }

@@ -1,4 +1,4 @@
-//! The rounds of a scanner in simulated time: what `cli/run.rs` does, with simulated packets.
+//! The rounds of a scanner in simulated time: what `cli/run/round.rs` does, with simulated packets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,7 +8,7 @@ use deadlight_scanner::deliver::{DeliverError, accept};
 use deadlight_scanner::permits::Permits;
 use deadlight_scanner::probe::Payloads;
 use deadlight_scanner::prove::{Question, Reply, Step, Window};
-use deadlight_scanner::round::{self, News, Turn};
+use deadlight_scanner::round::{self, News, Scope, Turn};
 use deadlight_scanner::sweep::Checked;
 use deadlight_shared::wire::{OrderMark, Report};
 use deadlight_shared::{Name, PortState};
@@ -22,6 +22,8 @@ use crate::world::{ATTEMPT, Event, Probed, World};
 /// Instants of a sweep, and how far they are apart on average.
 const INSTANTS: u8 = 4;
 const BETWEEN: Duration = Duration::from_millis(1_500);
+/// One round in so many is a quick one.
+const QUICK: u8 = 3;
 /// An order is given up after this.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -64,7 +66,8 @@ impl World {
         let started = process.wall(&self.clock);
         let today = started.to_zoned(TimeZone::UTC).date();
         let expectations = process.config.expectations(today);
-        let plan = round::plan(&process.config, &expectations, store.findings(), &Payloads::default());
+        let scope = if self.rng.u8(..QUICK) == 0 { Scope::Quick } else { Scope::Full };
+        let plan = round::plan(&process.config, scope, &expectations, store.state(), &Payloads::default());
         let mut targets = Vec::new();
         for (node, planned) in plan.nodes.iter().enumerate() {
             for &address in &planned.addresses {
@@ -78,7 +81,7 @@ impl World {
                 }));
             }
         }
-        let sweeping = Sweeping { began: self.now, started, targets, heard: BTreeSet::new() };
+        let sweeping = Sweeping { scope, began: self.now, started, targets, heard: BTreeSet::new() };
         process.phase = Phase::Sweeping(sweeping);
         let life = process.life;
         self.after(Duration::from_millis(10), Event::Sweeps(scanner, life, 0));
@@ -128,15 +131,16 @@ impl World {
         let process = &mut scanners[scanner];
         let wall = process.wall(clock);
         let today = wall.to_zoned(TimeZone::UTC).date();
-        let (began, took) = (sweeping.began, *now - sweeping.began);
+        let (began, took, scope) = (sweeping.began, *now - sweeping.began, sweeping.scope);
+        let asked = sweeping.targets.iter().map(|target| (target.address, target.port)).collect();
         let sweep = sweeping.finish(names, wall, took);
         let Some(store) = &mut process.store else { return };
         let tell = |news: News<'_>| {
             if let News::Swept { assessment, .. } = news {
-                oracle.swept(scanner, (began, *now), &assessment.exposed, addresses);
+                oracle.swept(scanner, (began, *now), &asked, &assessment.exposed, addresses);
             }
         };
-        let turn = Turn::begin(&process.config, today, sweep, store, tell);
+        let turn = Turn::begin(&process.config, today, scope, sweep, store, tell);
         let orders = turn.orders(&process.config, &Permits::default(), store, wall);
         process.disk.write(store);
         if self.has_died(scanner) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use deadlight_scanner::config::{Config, Node};
 use deadlight_scanner::prove::Window;
-use deadlight_scanner::round::Turn;
+use deadlight_scanner::round::{Scope, Turn};
 use deadlight_scanner::store::{Location, State, Store};
 use deadlight_scanner::sweep::{Rescan, Sweep, Tally};
 use deadlight_shared::wire::{Order, Report};
@@ -84,6 +84,7 @@ pub(crate) enum Phase {
 
 /// A sweep on its way: each target has an instant, and those that keep silent are asked at the later ones too.
 pub(crate) struct Sweeping {
+    pub(crate) scope: Scope,
     pub(crate) began: Duration,
     pub(crate) started: Timestamp,
     pub(crate) targets: Vec<Target>,
@@ -120,6 +121,7 @@ impl Scanner {
         let config = Config {
             vantage: name.parse().unwrap(),
             every: EVERY,
+            quick: EVERY,
             ports: ports.clone(),
             rate,
             rate_per_node: rate,

@@ -92,6 +92,11 @@ fn the_loop_closes(layout: Layout, backend: Backend, forward: ForwardPolicy) -> 
     for (systemd, unit, user) in [(&node, AGENT, "deadlight"), (&outside, SCANNER, "deadlight-scanner")] {
         ensure!(systemd.owner_of(unit)? == user, "{unit} runs as {}", systemd.owner_of(unit)?);
     }
+    outside.systemctl(&["reload", SCANNER])?.expect_code(0)?;
+    wait_for("reload", SOON, || {
+        let said = outside.log();
+        if said.contains("the configuration is read again") { Ok(()) } else { Err(said) }
+    })?;
     ensure!(!outside.log().contains("by connect"), "the scanner sends no packets: {}", outside.log());
     Ok(())
 }

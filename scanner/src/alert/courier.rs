@@ -14,7 +14,7 @@ use super::{Alert, Sink};
 use crate::store::{Database, DatabaseError};
 
 /// The tasks that carry. What they have not carried when they end is in the database, for the next time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Courier {
     ways: Vec<mpsc::UnboundedSender<Alert>>,
     tasks: JoinSet<()>,

@@ -101,9 +101,17 @@ pub struct Episode {
     pub told: Timestamp,
     /// What of its agent was told last.
     pub unclosed: Option<FindingStatus>,
+    /// When it was last told that its agent is contradicted.
+    #[serde(default)]
+    pub contradicted: Option<Timestamp>,
 }
 
 impl Episode {
+    /// One that begins at `at` with the alert `number`.
+    pub fn new(number: u64, at: Timestamp) -> Self {
+        Self { number, began: at, told: at, unclosed: None, contradicted: None }
+    }
+
     /// What sinks know it by: the same in all its alerts, and in no other's.
     pub fn key(&self, finding: &FindingId) -> String {
         format!("deadlight-{finding}-{}", self.number)
@@ -130,7 +138,9 @@ impl Severity {
 
 /// What is to be told of `finding`, of which `episode` is under way, at `now`.
 pub fn news(finding: &Finding, episode: Option<&Episode>, why: Option<&Why>, now: Timestamp) -> Option<Kind> {
-    if finding.status == FindingStatus::Failed && why == Some(&Why::Contradiction) {
+    let is_contradicted = finding.status == FindingStatus::Failed && why == Some(&Why::Contradiction);
+    let last = episode.and_then(|episode| episode.contradicted);
+    if is_contradicted && last.is_none_or(|last| now.duration_since(last) >= REMIND_CRITICAL) {
         return Some(Kind::Contradicted);
     }
     let Some(episode) = episode else {
@@ -170,7 +180,7 @@ mod tests {
     }
 
     fn told(finding: &Finding, unclosed: Option<FindingStatus>, why: Option<&Why>, hours: i64) -> Option<Kind> {
-        let episode = Episode { number: 1, began: at(0), told: at(0), unclosed };
+        let episode = Episode { unclosed, ..Episode::new(1, at(0)) };
         news(finding, Some(&episode), why, at(hours))
     }
 
@@ -200,13 +210,16 @@ mod tests {
     }
 
     #[test]
-    fn a_contradiction_is_told_each_time() {
+    fn a_contradiction_is_told_at_once_and_then_each_hour() {
         for before in [None, Some(Failed)] {
             let kind = told(&finding("80/tcp", Failed), before, Some(&Why::Contradiction), 0);
             assert_eq!(kind, Some(Kind::Contradicted));
         }
         let kind = news(&finding("80/tcp", Failed), None, Some(&Why::Contradiction), at(0));
         assert_eq!(kind, Some(Kind::Contradicted), "also where a silence has kept its beginning from us");
+        let contradicted = Episode { contradicted: Some(at(0)), unclosed: Some(Failed), ..Episode::new(1, at(0)) };
+        let later = |hours| news(&finding("80/tcp", Failed), Some(&contradicted), Some(&Why::Contradiction), at(hours));
+        assert_eq!([later(0), later(1)], [None, Some(Kind::Contradicted)]);
     }
 
     #[test]
@@ -221,7 +234,7 @@ mod tests {
     #[test]
     fn keys_differ_by_episode() {
         let id = finding("80/tcp", Open).id;
-        let episode = |number| Episode { number, began: at(0), told: at(0), unclosed: None };
+        let episode = |number| Episode::new(number, at(0));
         assert_eq!(episode(7).key(&id), format!("deadlight-{id}-7"));
         assert_ne!(episode(7).key(&id), episode(8).key(&id));
     }

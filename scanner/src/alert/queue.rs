@@ -127,7 +127,7 @@ mod tests {
     fn alert(number: u64, kind: Kind) -> Alert {
         let (node, address, port) = ("n1".parse().unwrap(), "192.0.2.1".parse().unwrap(), "80/tcp".parse().unwrap());
         let id = FindingId::of(&node, address, port);
-        let episode = Episode { number, began: at(0), told: at(0), unclosed: None };
+        let episode = Episode::new(number, at(0));
         Alert { number, at: at(0), kind, episode, finding: first_seen(&id, node, address, port, at(0)), why: None }
     }
 

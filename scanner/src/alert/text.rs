@@ -81,7 +81,7 @@ mod tests {
         let id = FindingId::of(&node, address, port);
         let service = Some("evil\n\u{1b}[31m".to_owned() + &"x".repeat(1_000));
         let finding = Finding { service, status: FindingStatus::Open, ..first_seen(&id, node, address, port, at) };
-        let episode = Episode { number: 3, began: at, told: at, unclosed: None };
+        let episode = Episode::new(3, at);
         Alert { number: 3, at, kind, episode, finding, why }
     }
 

@@ -92,6 +92,6 @@ fn test_alert(config: &Config, now: Timestamp) -> Alert {
     let finding = Finding { service, ..first_seen(&id, node.clone(), address, port, now) };
     // No two tests are the same to whoever drops what comes twice.
     let number = u64::try_from(now.as_second()).unwrap_or(0);
-    let episode = Episode { number, began: now, told: now, unclosed: None };
+    let episode = Episode::new(number, now);
     Alert { number, at: now, kind: Kind::Test, episode, finding, why: None }
 }

@@ -90,7 +90,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         file::replace(&path, extended.as_bytes(), before.permissions().mode() & 0o7777)
             .and_then(|()| chown(&path, Some(before.uid()), Some(before.gid())))
             .map_err(|error| format!("failed to write {}: {error}", path.display()))?;
-        shown += &format!("\nadded to {}; a scanner that runs reads it when it is started again\n", path.display());
+        shown += &format!(
+            "\nadded to {}; a scanner that runs reads it on SIGHUP (systemctl reload deadlight-scanner)\n",
+            path.display()
+        );
     } else {
         shown += &format!("\nfor {}; --write adds it\n", path.display());
     }

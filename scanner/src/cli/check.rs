@@ -13,6 +13,7 @@ use jiff::civil::Date;
 use super::alert;
 use super::allowlist::{self, SIGN};
 use super::{Exit, Failure, print};
+use crate::alert::Sink;
 use crate::config::{Config, TrustSource};
 use crate::pki::Registry;
 use crate::probe::Payloads;
@@ -25,13 +26,17 @@ pub(super) struct ConfigFile {
     pub(super) config: PathBuf,
 }
 
+/// A configuration with all that it names.
+pub(super) struct Checked {
+    pub(super) config: Config,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) payloads: Payloads,
+    pub(super) sinks: Vec<Sink>,
+}
+
 pub(super) fn run(file: ConfigFile) -> Result<Exit, Failure> {
     let today = today(Timestamp::now());
-    let config = load(&file.config, today)?;
-    credentials(&config)?;
-    registry(&config)?;
-    payloads(config.payloads.as_deref())?;
-    alert::sinks(&config)?;
+    let Checked { config, .. } = everything(&file.config, today)?;
     let addresses: usize = config.nodes.iter().map(|node| node.addresses.len()).sum();
     let mut text = format!(
         "{} is good (nodes: {}, addresses: {addresses}, ports at each: {}, agents: {})\n",
@@ -55,6 +60,16 @@ pub(super) fn run(file: ConfigFile) -> Result<Exit, Failure> {
         }
     };
     print(&text)
+}
+
+/// The configuration at `path`, and the files that it names.
+pub(super) fn everything(path: &Path, today: Date) -> Result<Checked, Failure> {
+    let config = load(path, today)?;
+    let credentials = credentials(&config)?;
+    registry(&config)?;
+    let payloads = payloads(config.payloads.as_deref())?;
+    let sinks = alert::sinks(&config)?;
+    Ok(Checked { config, credentials, payloads, sinks })
 }
 
 /// The checked configuration at `path`.

@@ -17,6 +17,7 @@ use crate::config::{Config, Node};
 use crate::deliver;
 use crate::identify::{describe, tls};
 use crate::net::ResolveError;
+use crate::round::Scope;
 use crate::sweep::{Sweep, Tally, Unasked, Unresolved};
 
 /// Every way to print a scan.
@@ -97,7 +98,7 @@ pub fn saved(bytes: &[u8]) -> Result<(), String> {
 
 fn told(tell: impl FnOnce(&mut Story<anstream::StripStream<&mut Vec<u8>>>)) -> Vec<u8> {
     let mut text = Vec::new();
-    tell(&mut Story(anstream::StripStream::new(&mut text)));
+    tell(&mut Story::new(Scope::Full, anstream::StripStream::new(&mut text)));
     text
 }
 

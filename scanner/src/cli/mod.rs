@@ -14,6 +14,7 @@ mod pki;
 mod run;
 mod scan;
 mod story;
+mod sweep;
 
 use std::error::Error;
 use std::io::{self, Write as _};
@@ -47,6 +48,9 @@ enum Command {
     /// Sweep, order, prove, over and over
     #[command(after_help = run::HELP)]
     Run(run::Arguments),
+    /// Have the scanner that runs sweep at once
+    #[command(subcommand)]
+    Sweep(sweep::Command),
     /// Say whether anything is open that should not be, and how good that knowledge is
     #[command(after_help = past::status::HELP)]
     Status(past::status::Arguments),
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
         None => print(TEMPLATE),
         Some(Command::Scan(arguments)) => with_runtime("warn", scan::run(arguments)),
         Some(Command::Run(arguments)) => with_runtime("info", run::run(arguments)),
+        Some(Command::Sweep(command)) => with_runtime("warn", sweep::run(command)),
         Some(Command::Status(arguments)) => with_runtime("warn", past::status::run(arguments)),
         Some(Command::Findings(arguments)) => with_runtime("warn", past::findings::run(arguments)),
         Some(Command::History(arguments)) => with_runtime("warn", past::history::run(arguments)),

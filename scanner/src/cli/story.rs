@@ -14,7 +14,7 @@ use super::{counted, written};
 use crate::assess::Assessment;
 use crate::config::{Config, Node};
 use crate::prove::Verdict;
-use crate::round::{Contradiction, Ending, News};
+use crate::round::{Contradiction, Ending, News, Scope};
 use crate::sweep::{Checked, Rescan, Sweep};
 
 const ALARM: Style = AnsiColor::Red.on_default().bold();
@@ -27,10 +27,22 @@ const SHOWN: usize = 300;
 
 /// Keeps silent about a reader that has gone away: the round goes on.
 #[derive(Debug)]
-pub(super) struct Story<W>(pub(super) W);
+pub(super) struct Story<W> {
+    out: W,
+    /// A quick round is told only where it has news: there is one each minute.
+    is_told: bool,
+}
 
 impl<W: Write> Story<W> {
+    pub(super) fn new(scope: Scope, out: W) -> Self {
+        Self { out, is_told: scope == Scope::Full }
+    }
+
     pub(super) fn tell(&mut self, config: &Config, news: &News<'_>) {
+        self.is_told |= is_new(news);
+        if !self.is_told {
+            return;
+        }
         match *news {
             News::Swept { sweep, assessment } => self.sweep(config, sweep, assessment),
             News::Unanswered { node, error } => self.no_report(node, error),
@@ -188,8 +200,20 @@ impl<W: Write> Story<W> {
     }
 
     fn line(&mut self, style: Style, word: &str, text: fmt::Arguments<'_>) {
-        if let Err(error) = written(writeln!(self.0, "{style}{word:<8}{style:#} {text}")) {
+        if let Err(error) = written(writeln!(self.out, "{style}{word:<8}{style:#} {text}")) {
             tracing::warn!(%error, "failed to tell the story");
         }
+    }
+}
+/// Whether it is something that the round before did not have.
+fn is_new(news: &News<'_>) -> bool {
+    match *news {
+        News::Swept { sweep, assessment } => assessment.findings.iter().any(|finding| {
+            let is_first = finding.first_seen == sweep.started || finding.status == FindingStatus::Reopened;
+            is_first && assessment.exposed.contains(&finding.id)
+        }),
+        News::Contradicted(_) => true,
+        News::Looked { checked, .. } => checked.iter().any(|checked| matches!(checked.verdict, Verdict::Closed(_))),
+        News::Unanswered { .. } | News::Answered { .. } | News::Looking(_) | News::Ended(_) => false,
     }
 }

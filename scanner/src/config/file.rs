@@ -53,6 +53,8 @@ pub(super) struct Vantage {
 pub(super) struct Sweep {
     #[serde(deserialize_with = "duration")]
     pub(super) every: SignedDuration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) quick: SignedDuration,
     #[serde(deserialize_with = "tcp_ports")]
     pub(super) tcp: PortSet,
     #[serde(deserialize_with = "udp_ports")]
@@ -114,7 +116,8 @@ impl Default for Sweep {
     fn default() -> Self {
         let [tcp, udp] = ["1-65535/tcp", "53,123,161,4789,7946/udp"].map(|ports| ports.parse().unwrap_or_default());
         let every = SignedDuration::from_mins(15);
-        Self { every, tcp, udp, rate: RATE, rate_per_node: RATE_PER_NODE, identify: true, payloads: None }
+        let quick = SignedDuration::from_mins(1);
+        Self { every, quick, tcp, udp, rate: RATE, rate_per_node: RATE_PER_NODE, identify: true, payloads: None }
     }
 }
 

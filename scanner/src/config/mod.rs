@@ -26,6 +26,7 @@ use crate::store::{Location, LocationError, is_near};
 /// The commented default, as `--print-config` shows it.
 pub const TEMPLATE: &str = include_str!("../scanner.toml");
 
+const SHORTEST_QUICK: SignedDuration = SignedDuration::from_secs(1);
 const SHORTEST_EVERY: SignedDuration = SignedDuration::from_secs(10);
 /// Where PagerDuty takes events.
 const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
@@ -45,6 +46,8 @@ pub struct Config {
     pub vantage: Name,
     /// From the start of one sweep to the start of the next.
     pub every: Duration,
+    /// From the end of one round to the start of a quick sweep; none where this is not shorter than `every`.
+    pub quick: Duration,
     /// Ports asked at every address.
     pub ports: PortSet,
     /// Probes a second, all nodes together.
@@ -74,7 +77,7 @@ pub struct Config {
 }
 
 /// Where our own certificate and the CA's come from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TrustSource {
     /// The CA's own directory: certificates are kept fresh.
     Pki(Pki),
@@ -188,6 +191,9 @@ pub enum ConfigError {
     /// `every` makes no sense.
     #[error("[sweep] every = {0:#}: must be between 10s and 30d")]
     Every(SignedDuration),
+    /// `quick` makes no sense.
+    #[error("[sweep] quick = {0:#}: must be between 1s and 30d")]
+    Quick(SignedDuration),
     /// A rate makes no sense.
     #[error("[sweep] {key} = {rate}: must be at most {MOST_RATE}")]
     Rate {
@@ -247,6 +253,22 @@ impl Config {
         self.nodes.iter().flat_map(|node| node.addresses.iter().map(|address| (&node.name, *address))).collect()
     }
 
+    /// What of `other` cannot be taken over by a scanner that runs with this configuration: the first such key.
+    pub fn settled_at_start(&self, other: &Self) -> Option<&'static str> {
+        let calling = |config: &Self| -> Vec<(Name, Vec<IpAddr>)> {
+            let pull = config.nodes.iter().filter(|node| node.agent == Some(Way::Pull));
+            pull.map(|node| (node.name.clone(), node.addresses.clone())).collect()
+        };
+        let settled = [
+            ("[vantage] id", self.vantage == other.vantage),
+            ("[store] url", self.store == other.store),
+            ("[pki] or [tls]", self.trust == other.trust),
+            ("[pull] listen", self.pull == other.pull),
+            ("the nodes with agent = \"pull\"", calling(self) == calling(other)),
+        ];
+        settled.iter().find(|(_, is_same)| !is_same).map(|(key, _)| *key)
+    }
+
     /// Entries that no longer hold, as sentences.
     pub fn expired(&self, today: Date) -> Vec<String> {
         expired(&self.allowlist, today)
@@ -267,6 +289,9 @@ impl Config {
         } = file;
         if !(SHORTEST_EVERY..=LONGEST_EVERY).contains(&sweep.every) {
             return Err(ConfigError::Every(sweep.every));
+        }
+        if !(SHORTEST_QUICK..=LONGEST_EVERY).contains(&sweep.quick) {
+            return Err(ConfigError::Quick(sweep.quick));
         }
         for (key, rate) in [("rate", sweep.rate), ("rate_per_node", sweep.rate_per_node)] {
             if rate.get() > MOST_RATE {
@@ -303,6 +328,7 @@ impl Config {
         Ok(Self {
             vantage: vantage.id,
             every: sweep.every.unsigned_abs(),
+            quick: sweep.quick.unsigned_abs(),
             ports,
             rate: sweep.rate,
             rate_per_node: sweep.rate_per_node,

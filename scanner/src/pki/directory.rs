@@ -23,7 +23,7 @@ const REGISTRY: &str = "registry.json";
 const AUTHORITIES: &str = "authorities.crt";
 
 /// The CA's directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pki {
     pub(super) directory: PathBuf,
 }

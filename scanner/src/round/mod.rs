@@ -9,7 +9,7 @@ mod turn;
 
 pub use news::{Contradiction, News};
 pub use order::order_for;
-pub use plan::plan;
+pub use plan::{Scope, plan};
 pub use result::{Ending, ending};
 pub use turn::Turn;
 

@@ -50,7 +50,12 @@ pub fn ending(config: &Config, sweep: &Sweep, assessment: &Assessment) -> Ending
 impl Ending {
     /// Whether everything was seen and everything that should be is proven closed.
     pub fn is_complete(&self) -> bool {
-        self.unproven == 0 && self.unknown == 0 && self.blind.is_empty() && self.liars == 0
+        self.unproven == 0 && self.saw_everything()
+    }
+
+    /// Whether nothing was kept from our eyes.
+    pub fn saw_everything(&self) -> bool {
+        self.unknown == 0 && self.blind.is_empty() && self.liars == 0
     }
 }
 

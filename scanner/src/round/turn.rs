@@ -9,7 +9,7 @@ use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::{Contradiction, Ending, News, ending, order_for, rescans, take_proofs, take_report};
+use super::{Contradiction, Ending, News, Scope, ending, order_for, rescans, take_proofs, take_report};
 use crate::assess::{Assessment, Expectation, assess};
 use crate::config::Config;
 use crate::permits::Permits;
@@ -24,6 +24,7 @@ const REASON: usize = 300;
 #[derive(Debug)]
 pub struct Turn {
     today: Date,
+    scope: Scope,
     expectations: Vec<Expectation>,
     sweep: Sweep,
     assessment: Assessment,
@@ -32,10 +33,11 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Judges what `sweep` saw. Everything that is open is told and then kept.
+    /// Judges what `sweep` saw, which looked at `scope`. Everything that is open is told and then kept.
     pub fn begin(
         config: &Config,
         today: Date,
+        scope: Scope,
         sweep: Sweep,
         store: &mut Store,
         mut tell: impl FnMut(News<'_>),
@@ -51,7 +53,7 @@ impl Turn {
             }
         }
         tell(News::Swept { sweep: &sweep, assessment: &assessment });
-        store.see(&sweep);
+        store.see(&sweep, scope);
         let evidence: BTreeMap<Target, String> =
             sweep.observations.iter().map(|seen| (Target::of(seen), seen.evidence.to_string())).collect();
         store.keep(&assessment.findings, sweep.finished, |finding| match finding.status {
@@ -59,7 +61,7 @@ impl Turn {
             FindingStatus::Accepted => Some(Why::Allowlist),
             _ => Some(Why::Sweep { evidence: evidence.get(&target(finding)).cloned().unwrap_or_default() }),
         });
-        Self { today, expectations, sweep, assessment, ordered: BTreeSet::new() }
+        Self { today, scope, expectations, sweep, assessment, ordered: BTreeSet::new() }
     }
 
     /// One order for each node with an agent, with what the operator has signed for it.
@@ -139,12 +141,14 @@ impl Turn {
         });
     }
 
-    /// Sums up.
+    /// Sums up. Only full sweeps are remembered: a quick one says nothing of what it did not ask.
     pub fn end(self, config: &Config, store: &mut Store, now: Timestamp, mut tell: impl FnMut(News<'_>)) -> Ending {
         let ending = ending(config, &self.sweep, &self.assessment);
         tell(News::Ended(&ending));
         let Sweep { started, interrupted, tally, .. } = self.sweep;
-        store.end(Swept { started, finished: now, interrupted, tally, ending: ending.clone() });
+        if self.scope == Scope::Full {
+            store.end(Swept { started, finished: now, interrupted, tally, ending: ending.clone() });
+        }
         ending
     }
 }
@@ -232,7 +236,7 @@ mod tests {
     fn an_agent_puts_no_word_into_the_story_of_another_node() {
         let config = Config::parse(CONFIG, "scanner.toml".as_ref(), TODAY).unwrap();
         let mut store = Store::new(State::default(), Timestamp::UNIX_EPOCH);
-        let mut turn = Turn::begin(&config, TODAY, sweep(), &mut store, |_| {});
+        let mut turn = Turn::begin(&config, TODAY, Scope::Full, sweep(), &mut store, |_| {});
         store.saved();
         // Each speaks of both.
         let findings = store.findings().to_vec();

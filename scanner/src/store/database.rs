@@ -262,6 +262,25 @@ impl Database {
         within(PATIENCE, rows::silence(&self.pool, silence)).await.map_err(|source| self.unwritten(source))
     }
 
+    /// Asks the scanner of this vantage point, which may run or not, for a full sweep.
+    pub async fn want_sweep(&self, now: Timestamp) -> Result<(), DatabaseError> {
+        within(PATIENCE, rows::want_sweep(&self.pool, &self.vantage, now))
+            .await
+            .map_err(|source| self.unwritten(source))
+    }
+
+    /// Whether somebody waits for a full sweep.
+    pub async fn is_sweep_wanted(&self) -> Result<bool, DatabaseError> {
+        within(PATIENCE, rows::is_sweep_wanted(&self.pool, &self.vantage)).await.map_err(|source| self.unread(source))
+    }
+
+    /// The sweep that somebody waited for begins, or is not wanted any more.
+    pub async fn take_wanted_sweep(&self) -> Result<(), DatabaseError> {
+        within(PATIENCE, rows::take_wanted_sweep(&self.pool, &self.vantage))
+            .await
+            .map_err(|source| self.unwritten(source))
+    }
+
     /// Forgets what happened before `then`. How things stand is kept.
     pub async fn forget(&self, then: Timestamp) -> Result<(), DatabaseError> {
         within(LONGEST, rows::forget(&self.pool, then)).await.map_err(|source| self.unwritten(source))
@@ -328,8 +347,13 @@ async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
 }
 
 fn migrator() -> Migrator {
-    let first = include_str!("schema.1.sql").into_sql_str();
-    Migrator::with_migrations(vec![Migration::new(1, "first".into(), MigrationType::Simple, first, false)])
+    let migration = |version, text: &'static str| {
+        Migration::new(version, "deadlight".into(), MigrationType::Simple, text.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(1, include_str!("schema.1.sql")),
+        migration(2, include_str!("schema.2.sql")),
+    ])
 }
 
 /// What stands in it is nobody else's business.

@@ -18,6 +18,7 @@ use deadlight_shared::{Finding, FindingId, Name};
 use jiff::Timestamp;
 
 use crate::alert::{self, Alert, Episode, Kind};
+use crate::round::Scope;
 use crate::sweep::Sweep;
 
 /// More than this is not kept back for a database that cannot be written: then how things stand is kept, and alerts, and
@@ -107,9 +108,9 @@ impl Store {
         std::mem::take(&mut self.untold)
     }
 
-    /// Remembers what `sweep` saw differently from the sweeps before.
-    pub fn see(&mut self, sweep: &Sweep) {
-        let records = self.state.differences(sweep);
+    /// Remembers what `sweep`, which looked at `scope`, saw differently from the sweeps before.
+    pub fn see(&mut self, sweep: &Sweep, scope: Scope) {
+        let records = self.state.differences(sweep, scope);
         records.iter().for_each(|record| self.state.apply(record));
         self.put(records);
     }
@@ -127,7 +128,7 @@ impl Store {
         self.put([record]);
     }
 
-    /// Remembers that a round is over.
+    /// Remembers that a round with a full sweep is over.
     pub fn end(&mut self, swept: Swept) {
         self.put([Record::Swept(swept)]);
     }
@@ -152,10 +153,12 @@ impl Store {
             Kind::Unclosed | Kind::Contradicted => Some(finding.status),
             _ => episode.and_then(|episode| episode.unclosed),
         };
-        let episode = match episode {
-            Some(episode) => Episode { told: at, unclosed, ..episode.clone() },
-            None => Episode { number, began: at, told: at, unclosed },
+        let contradicted = match kind {
+            Kind::Contradicted => Some(at),
+            _ => episode.and_then(|episode| episode.contradicted),
         };
+        let begun = episode.cloned().unwrap_or_else(|| Episode::new(number, at));
+        let episode = Episode { told: at, unclosed, contradicted, ..begun };
         let alert = Alert { number, at, kind, episode, finding: finding.clone(), why: why.cloned() };
         let record = Record::Alert(alert.clone());
         self.state.apply(&record);

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::alert::{Alert, Episode};
-use crate::round::Ending;
+use crate::round::{Ending, Scope};
 use crate::sweep::{Sweep, Tally};
 
 /// Longest text of others that is shown.
@@ -221,8 +221,8 @@ impl State {
         [Record::Mark(self.mark)].into_iter().chain(findings).chain(seen).chain(contacts).collect()
     }
 
-    /// What `sweep` saw differently from the sweeps before.
-    pub fn differences(&self, sweep: &Sweep) -> Vec<Record> {
+    /// What `sweep`, which looked at `scope`, saw differently from the sweeps before.
+    pub fn differences(&self, sweep: &Sweep, scope: Scope) -> Vec<Record> {
         let at = sweep.started;
         let now: BTreeMap<Target, &Observation> =
             sweep.observations.iter().map(|seen| (Target::of(seen), seen)).collect();
@@ -243,16 +243,18 @@ impl State {
         let unasked = |target: &Target| {
             sweep.unasked.iter().any(|not| not.address == target.address && not.ports.contains(target.port))
         };
-        let gone = self.seen.keys().filter(|target| !now.contains_key(target) && !unasked(target));
+        // A quick sweep keeps what it asks of interest, and has not asked the rest.
+        let is_all = scope == Scope::Full;
+        let gone = self.seen.keys().filter(|target| is_all && !now.contains_key(target) && !unasked(target));
         let gone = gone.map(|target| Record::Seen { target: *target, seen: None, at });
         changed.chain(gone).collect()
     }
 }
 
 impl Swept {
-    /// Whether everything was seen, and everything that should be is proven closed.
+    /// Whether everything was seen. What became of it since, findings say.
     pub fn is_complete(&self) -> bool {
-        !self.interrupted && self.ending.is_complete()
+        !self.interrupted && self.ending.saw_everything()
     }
 }
 

@@ -257,6 +257,25 @@ pub(super) async fn tell(
     told.execute(pool).await.map(drop)
 }
 
+/// Somebody wants a full sweep.
+pub(super) async fn want_sweep(pool: &AnyPool, vantage: &Name, now: Timestamp) -> Result<(), Error> {
+    let want = query(
+        "INSERT INTO scanner (vantage, epoch, sequence, wanted) VALUES ($1, 0, 0, $2) \
+         ON CONFLICT (vantage) DO UPDATE SET wanted = excluded.wanted",
+    );
+    want.bind(vantage.to_string()).bind(now.as_microsecond()).execute(pool).await.map(drop)
+}
+
+pub(super) async fn is_sweep_wanted(pool: &AnyPool, vantage: &Name) -> Result<bool, Error> {
+    let wanted = query("SELECT 1 FROM scanner WHERE vantage = $1 AND wanted IS NOT NULL");
+    Ok(wanted.bind(vantage.to_string()).fetch_optional(pool).await?.is_some())
+}
+
+pub(super) async fn take_wanted_sweep(pool: &AnyPool, vantage: &Name) -> Result<(), Error> {
+    let take = query("UPDATE scanner SET wanted = NULL WHERE vantage = $1 AND wanted IS NOT NULL");
+    take.bind(vantage.to_string()).execute(pool).await.map(drop)
+}
+
 /// Begins a silence and ends those of the same finding that hold.
 pub(super) async fn silence(pool: &AnyPool, silence: &Silence) -> Result<(), Error> {
     let mut transaction = pool.begin().await?;

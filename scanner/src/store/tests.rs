@@ -5,6 +5,7 @@ use deadlight_shared::{Evidence, FindingStatus, Observation, PortSet, PortState}
 
 use super::*;
 use crate::assess::first_seen;
+use crate::round::Scope;
 use crate::sweep::Unasked;
 
 fn at(second: i64) -> Timestamp {
@@ -112,14 +113,15 @@ fn what_is_seen_differently_is_remembered() {
         seen("82/tcp", PortState::Open),
         seen("53/udp", PortState::OpenFiltered),
     ];
-    store.see(&sweep(&first, "", at(10)));
+    store.see(&sweep(&first, "", at(10)), Scope::Full);
     let before = written(&store, State::default());
     assert_eq!((before.seen.len(), store.unsaved().len()), (4, 5), "and the mark");
     store.saved();
-    store.see(&sweep(&first, "", at(20)));
-    assert!(store.unsaved().is_empty());
+    store.see(&sweep(&first, "", at(20)), Scope::Full);
+    store.see(&sweep(&first[..1], "", at(25)), Scope::Quick);
+    assert!(store.unsaved().is_empty(), "a quick sweep has not asked the rest");
     // 80 is shut and watched, 81 is not mentioned, 82 could not be asked.
-    store.see(&sweep(&[seen("80/tcp", PortState::Filtered), first[3].clone()], "82/tcp", at(30)));
+    store.see(&sweep(&[seen("80/tcp", PortState::Filtered), first[3].clone()], "82/tcp", at(30)), Scope::Full);
     let changes = store.unsaved().iter().skip(1).map(|record| match record {
         Record::Seen { target, seen, at } => {
             format!("{} {:?} {}", target.port, seen.as_ref().map(|seen| seen.state), at.as_second())

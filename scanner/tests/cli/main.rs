@@ -12,3 +12,4 @@ mod hook;
 mod once;
 mod program;
 mod scan;
+mod schedule;

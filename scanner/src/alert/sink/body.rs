@@ -145,7 +145,7 @@ mod tests {
         let (node, address, port) = (node.parse().unwrap(), "192.0.2.1".parse().unwrap(), "80/tcp".parse().unwrap());
         let id = FindingId::of(&node, address, port);
         let at = Timestamp::UNIX_EPOCH;
-        let episode = Episode { number: 1, began: at, told: at, unclosed: None };
+        let episode = Episode::new(1, at);
         let mut finding = first_seen(&id, node, address, port, at);
         finding.service = Some("<!channel> & \u{1b}[31m".to_owned());
         Alert { number, at, kind, episode, finding, why: None }

@@ -57,7 +57,7 @@ pub(super) fn hinted(error: DatabaseError) -> Hinted {
 }
 
 /// The configuration, and what a scanner with it has left.
-async fn open(file: &ConfigFile) -> Result<(Config, Database), Failure> {
+pub(super) async fn open(file: &ConfigFile) -> Result<(Config, Database), Failure> {
     let config = check::load(&file.config, today(Timestamp::now()))?;
     let database = Database::open_existing(&config.store, &config.vantage).await.map_err(hinted)?;
     Ok((config, database))

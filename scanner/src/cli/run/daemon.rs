@@ -1,0 +1,201 @@
+//! Round after round: when, with which configuration, and what is looked after in between.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadlight_shared::Name;
+use deadlight_shared::hint::{self, HintExt as _, Hinted};
+use jiff::Timestamp;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{interval, sleep_until};
+
+use super::super::check::{self, Checked, today};
+use super::super::past::hinted;
+use super::super::{Exit, Failure};
+use super::notify;
+use crate::alert::Courier;
+use crate::config::{Config, TrustSource};
+use crate::deliver::Agent;
+use crate::probe::Payloads;
+use crate::pull::{Hub, Purpose};
+use crate::round::{Ending, Scope};
+use crate::schedule::Schedule;
+use crate::store::{Database, Store};
+use crate::upkeep;
+
+/// How often certificates are looked after between rounds.
+const UPKEEP: Duration = Duration::from_secs(3_600);
+/// How soon a sweep that somebody wants begins.
+const WANTED: Duration = Duration::from_secs(1);
+/// For alerts that are on their way while the places that they go to are read anew.
+const HANDED_OVER: Duration = Duration::from_secs(5);
+
+pub(super) struct Scanner {
+    pub(super) config: Config,
+    /// Where nodes call.
+    hub: Option<Hub>,
+    pub(super) agents: BTreeMap<Name, Agent>,
+    /// The generation of the trust document that calls to them carry.
+    told: u64,
+    pub(super) store: Store,
+    pub(super) database: Arc<Database>,
+    pub(super) courier: Courier,
+    pub(super) payloads: Payloads,
+}
+
+impl Scanner {
+    pub(super) async fn new(checked: Checked, database: Arc<Database>) -> Result<Self, Failure> {
+        let Checked { config, credentials, payloads, sinks } = checked;
+        let store = Store::new(database.load().await.map_err(hinted)?, Timestamp::now());
+        let hub = upkeep::open(&config, credentials.as_ref()).hint(
+            "[pull] listen must be an address of this host that nobody else listens on; `ss -lntp` shows who does",
+        )?;
+        let agents = agents(&config, hub.as_ref())?;
+        let courier = Courier::start(sinks, &database).await.map_err(hinted)?;
+        Ok(Self { config, hub, agents, told: 0, store, database, courier, payloads })
+    }
+
+    /// One full round.
+    pub(super) async fn once(&mut self) -> Result<Ending, Failure> {
+        self.keep_certificates().await;
+        self.round(Scope::Full).await
+    }
+
+    /// Round after round. The configuration is read from `path` again whenever somebody asks for it.
+    pub(super) async fn forever(&mut self, path: &Path) -> Result<Exit, Failure> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut schedule = Schedule::new(self.config.every, self.config.quick, Instant::now());
+        let (mut wanted, mut news) = (interval(WANTED), interval(upkeep::NEWS));
+        let mut kept = Instant::now();
+        notify(&[NotifyState::Ready]);
+        if let Some(limit) = sd_notify::watchdog_enabled() {
+            tokio::spawn(keep_alive(limit / 2));
+        }
+        loop {
+            let (due, scope) = schedule.next();
+            tokio::select! {
+                biased;
+                _ = hangup.recv() => self.reload(path, &mut schedule).await,
+                _ = wanted.tick() => {
+                    // A database that cannot be asked is told of at the end of each round.
+                    if self.database.is_sweep_wanted().await.is_ok_and(|is| is) {
+                        schedule.at_once(Instant::now());
+                    }
+                }
+                _ = news.tick() => {
+                    if self.is_news() || kept.elapsed() > UPKEEP {
+                        self.keep_certificates().await;
+                        kept = Instant::now();
+                    }
+                }
+                () = sleep_until(due.into()) => {
+                    schedule.begun(scope, Instant::now(), fastrand::f64());
+                    let is_settled = self.scheduled(scope).await;
+                    schedule.ended(Instant::now(), is_settled);
+                }
+            }
+        }
+    }
+
+    /// Waits until all alerts are carried, but no longer than `limit`. Whether they are.
+    pub(super) async fn finish(self, limit: Duration) -> bool {
+        self.courier.finish(limit).await
+    }
+
+    /// One round of many; whether nothing waits for its proof.
+    async fn scheduled(&mut self, scope: Scope) -> bool {
+        if scope == Scope::Full {
+            self.keep_certificates().await;
+            if let Err(error) = self.database.take_wanted_sweep().await {
+                tracing::debug!("{}", hint::line(&error));
+            }
+        }
+        match self.round(scope).await {
+            Ok(ending) => ending.unproven == 0,
+            Err(error) => {
+                tracing::error!("{}", hint::line(error.as_ref()));
+                true
+            }
+        }
+    }
+
+    /// Takes over what stands at `path` by now, and sweeps; or keeps what it has and says why.
+    async fn reload(&mut self, path: &Path, schedule: &mut Schedule) {
+        match self.changed(path).await {
+            Ok(()) => tracing::info!(path = %path.display(), "the configuration is read again"),
+            Err(error) => tracing::error!("failed to read the configuration again: {}", hint::line(error.as_ref())),
+        }
+        schedule.change(self.config.every, self.config.quick, Instant::now());
+        schedule.at_once(Instant::now());
+    }
+
+    async fn changed(&mut self, path: &Path) -> Result<(), Failure> {
+        let Checked { config, payloads, sinks, .. } = check::everything(path, today(Timestamp::now()))?;
+        if let Some(key) = self.config.settled_at_start(&config) {
+            return Err(format!(
+                "{key} is not what it was, and is settled when a scanner starts; nothing is taken over"
+            ))
+            .hint("restart it: systemctl restart deadlight-scanner")?;
+        }
+        let agents = agents(&config, self.hub.as_ref())?;
+        (self.config, self.agents, self.payloads) = (config, agents, payloads);
+        // One after the other: two of them would tell everything twice.
+        std::mem::take(&mut self.courier).finish(HANDED_OVER).await;
+        let courier = Courier::start(sinks, &self.database).await;
+        self.courier =
+            courier.map_err(|error| Hinted::new(error, "alerts wait in it; send SIGHUP again when it is well"))?;
+        Ok(())
+    }
+
+    /// A failure is no reason not to sweep: the certificates that are there hold for days.
+    async fn keep_certificates(&mut self) {
+        let kept: Result<(), Failure> = async {
+            if let Some(TrustSource::Pki(pki)) = &self.config.trust {
+                upkeep::keep(&self.config, pki, self.hub.as_ref(), Timestamp::now()).await?;
+                self.agents = agents(&self.config, self.hub.as_ref())?;
+                self.told = pki.read()?.map_or(0, |registry| registry.trust().generation);
+                upkeep::spread(pki, &self.agents, Timestamp::now()).await?;
+            }
+            Ok(())
+        }
+        .await;
+        if let Err(error) = kept {
+            tracing::error!("{}", hint::line(error.as_ref()));
+        }
+    }
+
+    /// Whether somebody is invited, or the trust document is younger than what our calls carry.
+    fn is_news(&self) -> bool {
+        let Some(TrustSource::Pki(pki)) = &self.config.trust else { return false };
+        pki.read().is_ok_and(|registry| {
+            registry.is_some_and(|registry| {
+                registry.trust().generation != self.told || !registry.invited(Timestamp::now()).is_empty()
+            })
+        })
+    }
+}
+
+/// The way to every agent, by the certificate that we have now.
+fn agents(config: &Config, hub: Option<&Hub>) -> Result<BTreeMap<Name, Agent>, Failure> {
+    let Some(credentials) = check::credentials(config)? else { return Ok(BTreeMap::new()) };
+    Ok(upkeep::agents(
+        upkeep::with_agent(config),
+        &credentials,
+        check::registry(config)?.as_ref(),
+        hub,
+        Purpose::Work,
+        Timestamp::now(),
+    )?)
+}
+
+/// As long as this runs, nothing blocks.
+async fn keep_alive(pause: Duration) {
+    let mut ticks = interval(pause);
+    loop {
+        ticks.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}

@@ -1,0 +1,158 @@
+//! One round: sweep, order, look again. What each step means is decided in `crate::round`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use deadlight_shared::hint;
+use deadlight_shared::wire::{Order, Report};
+use deadlight_shared::{Name, Port};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use tokio::task::JoinSet;
+
+use super::super::Failure;
+use super::super::allowlist;
+use super::super::check::today;
+use super::super::past::hinted;
+use super::super::scan::watched_sweep;
+use super::super::story::Story;
+use super::daemon::Scanner;
+use crate::alert::Courier;
+use crate::config::{Config, TrustSource};
+use crate::deliver::{Agent, DeliverError};
+use crate::net;
+use crate::permits::Permits;
+use crate::probe::Outcome;
+use crate::round::{self, Ending, News, Scope, Turn};
+use crate::store::{Database, Past, Store};
+use crate::sweep::{Limits, Sweep, rescan};
+use crate::upkeep;
+
+const CONTROL_ATTEMPTS: usize = 3;
+const CONTROL_LIMIT: Duration = Duration::from_millis(1_500);
+
+impl Scanner {
+    pub(super) async fn round(&mut self, scope: Scope) -> Result<Ending, Failure> {
+        let Self { config, agents, store, database, courier, payloads, .. } = self;
+        let mut story = Story::new(scope, anstream::stdout());
+        let mut tell = |news: News<'_>| story.tell(config, &news);
+        let today = today(Timestamp::now());
+        for warning in config.expired(today) {
+            tracing::warn!("{warning}");
+        }
+        match Past(database).silences(Timestamp::now()).await {
+            Ok(silences) => store.silence(&silences),
+            Err(error) => tracing::warn!("{}", hint::line(&error)),
+        }
+        let plan = round::plan(config, scope, &config.expectations(today), store.state(), payloads);
+        let mut sweep = watched_sweep(&plan).await?;
+        hear_controls(config, &mut sweep).await;
+        let mut turn = Turn::begin(config, today, scope, sweep, store, &mut tell);
+
+        let permits = permits(config, today);
+        let orders = turn.orders(config, &permits, store, Timestamp::now());
+        save(store, database, courier).await;
+        let answers = deliver(agents, orders).await;
+        if answers.values().flat_map(|answer| answer.as_ref().err()).any(DeliverError::is_untimely) {
+            store.begin_epoch(Timestamp::now());
+        }
+        let reports: Vec<Report> = answers.values().flatten().cloned().collect();
+        turn.answered(config, answers, store, Timestamp::now(), &mut tell);
+        save(store, database, courier).await;
+        if let Some(TrustSource::Pki(pki)) = &config.trust {
+            // Told again with the next order; the proof must not wait for a disk.
+            if let Err(error) = upkeep::remember_held(pki, agents, Timestamp::now()) {
+                tracing::error!("{}", hint::line(&error));
+            }
+        }
+
+        let limits =
+            Limits { rate: config.rate, rate_per_node: config.rate_per_node, in_flight: net::in_flight_limit() };
+        let checked = rescan(&turn.looks(config, &mut tell), limits, payloads).await;
+        turn.looked(&checked, store, Timestamp::now(), &mut tell);
+        save(store, database, courier).await;
+        tell(News::Looked { checked: &checked, dropped: &dropped_since(agents, &reports).await });
+        let ending = turn.end(config, store, Timestamp::now(), &mut tell);
+        database.write(store.unsaved()).await.map_err(hinted)?;
+        store.saved();
+        let then = Timestamp::now().checked_sub(config.keep)?;
+        if let Err(error) = database.forget(then).await {
+            tracing::warn!("{}", hint::line(&hinted(error)));
+        }
+        Ok(ending)
+    }
+}
+
+/// Nothing waits for a database that cannot be written: orders are sent all the same, and the end of the round tries
+/// once more and says what is wrong.
+/// Nor do alerts wait for it: then some may be told again after a restart.
+async fn save(store: &mut Store, database: &Database, courier: &Courier) {
+    match database.write(store.unsaved()).await {
+        Ok(()) => store.saved(),
+        Err(error) => tracing::debug!("{}", hint::line(&error)),
+    }
+    courier.take(&store.take_alerts());
+}
+
+/// Asks each control port once more after the sweep. An address whose control port does not answer
+/// counts as not heard: whoever keeps us out now may have done so all along.
+async fn hear_controls(config: &Config, sweep: &mut Sweep) {
+    for node in &config.nodes {
+        let Some(control) = node.control_port() else { continue };
+        for address in &node.addresses {
+            let mut answered = false;
+            for _ in 0..CONTROL_ATTEMPTS {
+                let asked = net::ask(*address, control, &[], CONTROL_LIMIT).await;
+                answered |= matches!(asked.outcome, Outcome::Answered { .. });
+                if answered {
+                    break;
+                }
+            }
+            if !answered {
+                sweep.heard.remove(address);
+            }
+        }
+    }
+}
+
+/// The signed allowlist, read each time: what was signed meanwhile goes with the next order. Without it,
+/// what agents were sent before holds there.
+fn permits(config: &Config, today: Date) -> Permits {
+    let permits = allowlist::load(&config.signed).unwrap_or_else(|error| {
+        tracing::warn!("{}", hint::line(error.as_ref()));
+        None
+    });
+    for difference in permits.iter().flat_map(|permits| allowlist::unsigned(config, permits, today)) {
+        tracing::warn!("{difference}");
+    }
+    permits.unwrap_or_default()
+}
+
+/// Sends each order to its agent; what came of it.
+async fn deliver(agents: &BTreeMap<Name, Agent>, orders: Vec<Order>) -> BTreeMap<Name, Result<Report, DeliverError>> {
+    let mut sending = JoinSet::new();
+    for order in orders {
+        let Some(agent) = agents.get(&order.node).cloned() else { continue };
+        sending.spawn(async move {
+            let answer = agent.deliver(&order).await;
+            (order.node, answer)
+        });
+    }
+    let mut answers = BTreeMap::new();
+    while let Some(joined) = sending.join_next().await {
+        answers.extend([joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))]);
+    }
+    answers
+}
+
+/// Packets that each guard dropped for each port since its report. Shown beside a proof, never part of it.
+async fn dropped_since(agents: &BTreeMap<Name, Agent>, reports: &[Report]) -> BTreeMap<(Name, Port), u64> {
+    let mut grown = BTreeMap::new();
+    for report in reports.iter().filter(|report| !report.outcomes.is_empty()) {
+        match agents[&report.node].status().await {
+            Ok(status) => grown.extend(round::dropped_since(report, &status)),
+            Err(error) => tracing::warn!(node = %report.node, "{}", hint::line(&error)),
+        }
+    }
+    grown
+}
