@@ -67,7 +67,7 @@ pub enum AllowlistError {
         field: &'static str,
     },
     /// A node name that the configuration does not have.
-    #[error("[[allow]] entry {entry} ({ports}) names the unknown node `{node}`")]
+    #[error("[[allow]] entry {entry} ({ports}) names the unknown node `{}`", crate::text::printable(.node, 80))]
     UnknownNode {
         /// Position of the entry.
         entry: usize,
@@ -107,6 +107,11 @@ impl Allowlist {
     /// An allowlist of `entries`, unchecked.
     pub fn new(entries: Vec<AllowEntry>) -> Self {
         Self { entries }
+    }
+
+    /// All entries, in the order of the file, those that have ended as well.
+    pub fn entries(&self) -> &[AllowEntry] {
+        &self.entries
     }
 
     /// Checks every entry by itself, against the known nodes, and against the other entries in force.
