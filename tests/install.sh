@@ -9,7 +9,8 @@ needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack
         nsenter:util-linux cc:gcc make:make nmap:nmap socat:socat ethtool:ethtool curl:curl
         systemctl:systemd systemd-analyze:systemd systemd-sysusers:systemd systemd-tmpfiles:systemd
         ufw:ufw firewalld:firewalld dbus-daemon:dbus faketime:faketime
-        prometheus-alertmanager:prometheus-alertmanager'
+        prometheus-alertmanager:prometheus-alertmanager promtool:prometheus
+        chromium:chromium chromedriver:chromium-driver npm:npm'
 [ "${1:-}" != swarm ] || needed="$needed linux.uml:user-mode-linux mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs"
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -22,7 +23,15 @@ dpkg-query -W postgresql >/dev/null 2>&1 || missing="$missing postgresql"
 # Not every busybox will do: a dynamically linked one cannot run in the empty image of the tests.
 dpkg-query -W busybox-static >/dev/null 2>&1 || missing="$missing busybox-static"
 
+# What judges whether everybody can read the pages; nothing of it is installed into the system.
+axe() {
+    axe=$(dirname "$0")/../target/axe
+    [ -e "$axe/node_modules/axe-core/axe.min.js" ] ||
+        npm install --prefix "$axe" --no-save --no-package-lock --ignore-scripts --silent axe-core@4.11.0
+}
+
 if [ -z "$missing" ]; then
+    axe
     echo "tests/install.sh: everything needed is installed"
     exit 0
 fi
@@ -54,6 +63,7 @@ command -v docker >/dev/null 2>&1 || apt-get install -y --no-install-recommends 
 # Nor at the next boot: they would change the firewall of whoever runs the tests, or serve there.
 for package in $missing; do
     case $package in
-        ufw | firewalld | postgresql | prometheus-alertmanager) ! command -v systemctl >/dev/null 2>&1 || systemctl disable "$package" ;;
+        ufw | firewalld | postgresql | prometheus-alertmanager | prometheus) ! command -v systemctl >/dev/null 2>&1 || systemctl disable "$package" ;;
     esac
 done
+axe

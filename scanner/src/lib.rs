@@ -18,3 +18,5 @@ pub mod schedule;
 pub mod store;
 pub mod sweep;
 pub mod upkeep;
+pub mod view;
+pub mod web;

@@ -8,6 +8,7 @@
 
 pub mod alertmanager;
 pub mod answer;
+pub mod browser;
 pub mod capture;
 pub mod cgroup;
 pub mod closed_engine;
@@ -21,6 +22,7 @@ mod furniture;
 pub mod hostile;
 pub mod image;
 pub mod lab;
+pub mod memories;
 pub mod netns;
 pub mod order;
 pub mod outbound;

@@ -134,6 +134,7 @@ impl Scanner {
             pull: ([127, 0, 0, 1], 7_444).into(),
             sinks: Vec::new(),
             store: Location::File("deadlight.db".into()),
+            web: None,
             keep: SignedDuration::from_hours(9_600),
         };
         Self {

@@ -19,6 +19,7 @@ mod life;
 mod lock;
 mod node_faults;
 mod outbound;
+mod page;
 mod posture;
 mod pull;
 mod real_docker;

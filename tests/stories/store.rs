@@ -7,7 +7,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 use anyhow::{Context as _, Result, ensure};
 use deadlight_scanner::{
     round::Ending,
-    store::{Contact, Database, DatabaseError, Location, Past, Record, Seen, State, Store, Swept, Target, Why},
+    store::{Contact, Database, DatabaseError, Location, Past, Record, Seen, State, Store, Swept, Target, Warned, Why},
     sweep::Tally,
 };
 use deadlight_shared::{
@@ -250,7 +250,8 @@ fn first() -> Vec<Record> {
         at: at(100),
         why: Some(Why::Sweep { evidence: "syn-ack".to_owned() }),
     };
-    let contact = Contact { asked: at(101), answered: None, mode: None, trouble: Some("refused".to_owned()) };
+    let contact =
+        Contact { asked: at(101), answered: None, mode: None, trouble: Some("refused".to_owned()), warned: None };
     vec![
         Record::Mark(OrderMark { epoch: 100, sequence: 7 }),
         Record::Seen { target: target("192.0.2.1"), seen: Some(seen(PortState::Open)), at: at(100) },
@@ -264,7 +265,13 @@ fn first() -> Vec<Record> {
 
 /// One of them is proven closed at 200 s, the other is not seen any more, and the agent has answered.
 fn second() -> Vec<Record> {
-    let contact = Contact { asked: at(201), answered: Some(at(201)), mode: Some(Mode::Enforce), trouble: None };
+    let contact = Contact {
+        asked: at(201),
+        answered: Some(at(201)),
+        mode: Some(Mode::Enforce),
+        trouble: None,
+        warned: Some(warned()),
+    };
     vec![
         Record::Mark(OrderMark { epoch: 200, sequence: 0 }),
         Record::Seen { target: target("192.0.2.1"), seen: Some(seen(PortState::Filtered)), at: at(200) },
@@ -303,10 +310,14 @@ fn seen(state: PortState) -> Seen {
     Seen { node: name("n1"), state, evidence: "x".to_owned(), service: Some(HOSTILE.to_owned()), since: at(100) }
 }
 
+fn warned() -> Warned {
+    Warned { at: at(201), said: vec!["somebody deleted\n a rule".to_owned(), "é".to_owned()] }
+}
+
 fn swept(second: i64) -> Swept {
     let tally = Tally { targets: 5, open: 2, closed: 3, ..Tally::default() };
     let ending = Ending { open: 2, blind: vec![(name("n1"), target("2001:db8::1").address)], ..Ending::default() };
-    Swept { started: at(second), finished: at(second + 1), interrupted: false, tally, ending }
+    Swept { started: at(second), finished: at(second + 1), interrupted: false, milliseconds: 900, tally, ending }
 }
 
 fn target(address: &str) -> Target {

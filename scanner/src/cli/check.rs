@@ -17,6 +17,7 @@ use crate::alert::Sink;
 use crate::config::{Config, TrustSource};
 use crate::pki::Registry;
 use crate::probe::Payloads;
+use crate::web;
 
 /// Where the configuration is.
 #[derive(Debug, Args)]
@@ -69,6 +70,9 @@ pub(super) fn everything(path: &Path, today: Date) -> Result<Checked, Failure> {
     registry(&config)?;
     let payloads = payloads(config.payloads.as_deref())?;
     let sinks = alert::sinks(&config)?;
+    if let Some(web) = &config.web {
+        web::check(web).hint("openssl rand -hex 32 makes one; the file holds nothing else")?;
+    }
     Ok(Checked { config, credentials, payloads, sinks })
 }
 

@@ -1,6 +1,6 @@
 //! The configuration as it is written.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -33,6 +33,7 @@ pub(super) struct File {
     pub(super) store: Store,
     #[serde(default)]
     pub(super) alert: Vec<Alert>,
+    pub(super) web: Option<Web>,
 }
 
 /// An allowlist alone: `scan --allowlist FILE`.
@@ -112,6 +113,13 @@ pub(super) struct Store {
     pub(super) keep: SignedDuration,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Web {
+    pub(super) listen: SocketAddr,
+    pub(super) token_file: Option<PathBuf>,
+}
+
 impl Default for Sweep {
     fn default() -> Self {
         let [tcp, udp] = ["1-65535/tcp", "53,123,161,4789,7946/udp"].map(|ports| ports.parse().unwrap_or_default());
@@ -130,6 +138,12 @@ impl Default for Allowlist {
 impl Default for Pull {
     fn default() -> Self {
         Self { listen: (Ipv6Addr::UNSPECIFIED, 7444).into() }
+    }
+}
+
+impl Default for Web {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, 7480).into(), token_file: None }
     }
 }
 

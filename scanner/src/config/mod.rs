@@ -74,6 +74,17 @@ pub struct Config {
     pub sinks: Vec<SinkConfig>,
     /// How long what happened is remembered.
     pub keep: SignedDuration,
+    /// Where the page is; none without `[web]`.
+    pub web: Option<WebConfig>,
+}
+
+/// Where the page is, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The file with the word that a reader has to know. Without one, only this host can ask.
+    pub token: Option<PathBuf>,
 }
 
 /// Where our own certificate and the CA's come from.
@@ -222,6 +233,11 @@ pub enum ConfigError {
     /// Next to nothing would be remembered.
     #[error("[store] keep = {0:#}: must be at least {SHORTEST_KEEP:#}")]
     Keep(SignedDuration),
+    /// The page would be open to everybody.
+    #[error(
+        "[web] listen = \"{0}\" is reached from other hosts: it needs `token_file`, or 127.0.0.1 behind a reverse proxy"
+    )]
+    WebToken(SocketAddr),
     /// Neither TCP nor UDP ports.
     #[error("[sweep] has neither tcp nor udp ports")]
     NoPorts,
@@ -264,6 +280,7 @@ impl Config {
             ("[store] url", self.store == other.store),
             ("[pki] or [tls]", self.trust == other.trust),
             ("[pull] listen", self.pull == other.pull),
+            ("[web]", self.web == other.web),
             ("the nodes with agent = \"pull\"", calling(self) == calling(other)),
         ];
         settled.iter().find(|(_, is_same)| !is_same).map(|(key, _)| *key)
@@ -286,6 +303,7 @@ impl Config {
             pull,
             store,
             alert,
+            web,
         } = file;
         if !(SHORTEST_EVERY..=LONGEST_EVERY).contains(&sweep.every) {
             return Err(ConfigError::Every(sweep.every));
@@ -341,6 +359,7 @@ impl Config {
             store: Location::parse(&store.url, directory)?,
             sinks: checked_sinks(alert, directory)?,
             keep: store.keep,
+            web: web.map(|web| checked_web(web, directory)).transpose()?,
             nodes,
         })
     }
@@ -427,6 +446,14 @@ pub fn ports_of(protocol: Protocol, text: &str) -> Result<PortSet, PortsError> {
     match pure {
         true => Ok(ports),
         false => Err(PortsError::Foreign(ports, protocol)),
+    }
+}
+
+fn checked_web(web: file::Web, directory: &Path) -> Result<WebConfig, ConfigError> {
+    let file::Web { listen, token_file } = web;
+    match (listen.ip().is_loopback(), &token_file) {
+        (false, None) => Err(ConfigError::WebToken(listen)),
+        _ => Ok(WebConfig { listen, token: token_file.map(|file| directory.join(file)) }),
     }
 }
 
@@ -560,7 +587,9 @@ mod tests {
             let text = error(&TEMPLATE.replace("[sweep]", &format!("[sweep]\n{key} = {value}")));
             assert!(text.contains("line 9") && text.contains(wanted), "{key} = {value}: {text}");
         }
-        assert!(error(&format!("{TEMPLATE}\n[web]\nlisten = \"127.0.0.1:7480\"\n")).contains("unknown field"));
+        let web = |rest: &str| error(&TEMPLATE.replace("[web]\n", &format!("[web]\n{rest}\n")));
+        assert!(web("listen = \"[::]:7480\"").contains("is reached from other hosts: it needs `token_file`"));
+        assert!(web("token = \"x\"").contains("unknown field `token`"));
         assert!(error(&format!("{TEMPLATE}\nfile = \"state.json\"")).contains("unknown field `file`"));
     }
 

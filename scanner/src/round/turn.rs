@@ -14,11 +14,13 @@ use crate::assess::{Assessment, Expectation, assess};
 use crate::config::Config;
 use crate::permits::Permits;
 use crate::prove::Verdict;
-use crate::store::{Contact, Store, Swept, Target, Why};
+use crate::store::{Contact, Store, Swept, Target, Warned, Why};
 use crate::sweep::{Checked, Rescan, Sweep};
 
-/// Characters of an agent's reason that are remembered.
+/// Characters of an agent's sentence that are remembered, and how many rules and warnings.
 const REASON: usize = 300;
+const RULES: usize = 8;
+const WARNINGS: usize = 8;
 
 /// A round after its sweep.
 #[derive(Debug)]
@@ -93,14 +95,16 @@ impl Turn {
                 Some(Err(error)) => {
                     tell(News::Unanswered { node, error: &error });
                     let trouble = Some(causes(&error));
-                    store.contact(&node.name, Contact { asked: now, answered: None, mode: None, trouble });
+                    store
+                        .contact(&node.name, Contact { asked: now, answered: None, mode: None, trouble, warned: None });
                 }
                 Some(Ok(report)) => {
                     tell(News::Answered { report: &report, before: &self.assessment });
                     take_report(&mut self.assessment, &report);
                     self.ordered.insert(node.name.clone());
                     let (answered, mode) = (Some(now), Some(report.mode));
-                    store.contact(&node.name, Contact { asked: now, answered, mode, trouble: None });
+                    let warned = warned(&report, now);
+                    store.contact(&node.name, Contact { asked: now, answered, mode, trouble: None, warned });
                     let of_node = |outcome: Outcome| ((node.name.clone(), outcome.finding.clone()), brief(outcome));
                     outcomes.extend(report.outcomes.into_iter().map(of_node));
                 }
@@ -145,9 +149,10 @@ impl Turn {
     pub fn end(self, config: &Config, store: &mut Store, now: Timestamp, mut tell: impl FnMut(News<'_>)) -> Ending {
         let ending = ending(config, &self.sweep, &self.assessment);
         tell(News::Ended(&ending));
-        let Sweep { started, interrupted, tally, .. } = self.sweep;
+        let Sweep { started, interrupted, tally, duration, .. } = self.sweep;
         if self.scope == Scope::Full {
-            store.end(Swept { started, finished: now, interrupted, tally, ending: ending.clone() });
+            let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+            store.end(Swept { started, finished: now, interrupted, milliseconds, tally, ending: ending.clone() });
         }
         ending
     }
@@ -157,7 +162,14 @@ impl Turn {
 fn brief(outcome: Outcome) -> Outcome {
     let reason = outcome.reason.chars().take(REASON).collect();
     let cause = Cause { evidence: Vec::new(), ..outcome.cause };
-    Outcome { reason, cause, rules: Vec::new(), ..outcome }
+    let rules = outcome.rules.into_iter().take(RULES).map(|rule| rule.chars().take(REASON).collect()).collect();
+    Outcome { reason, cause, rules, ..outcome }
+}
+
+fn warned(report: &Report, at: Timestamp) -> Option<Warned> {
+    let said: Vec<String> =
+        report.warnings.iter().take(WARNINGS).map(|warning| warning.chars().take(REASON).collect()).collect();
+    (!said.is_empty()).then_some(Warned { at, said })
 }
 
 fn target(finding: &Finding) -> Target {
@@ -219,7 +231,7 @@ mod tests {
             status: OutcomeStatus::Observed,
             reason: format!("says {node}"),
             cause: Cause::new(CauseKind::Unknown),
-            rules: vec!["x".repeat(1_000)],
+            rules: vec!["x".repeat(1_000); 100],
             dropped: 0,
         };
         Report {
@@ -248,11 +260,11 @@ mod tests {
             .iter()
             .filter_map(|record| match record {
                 Record::Finding { finding, why: Some(Why::Agent(outcome)), .. } => {
-                    Some(format!("{} {} {}", finding.node, outcome.reason, outcome.rules.len()))
+                    Some(format!("{} {} {}", finding.node, outcome.reason, outcome.rules.concat().len()))
                 }
                 _ => None,
             })
             .collect();
-        assert_eq!(told, ["n1 says n1 0", "n2 says n2 0"]);
+        assert_eq!(told, ["n1 says n1 2400", "n2 says n2 2400"]);
     }
 }

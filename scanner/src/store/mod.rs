@@ -8,8 +8,8 @@ mod rows;
 
 pub use database::{Database, DatabaseError};
 pub use location::{Location, LocationError, is_near};
-pub use past::{Event, Past, Silence};
-pub use record::{Contact, Record, Seen, State, Swept, Target, Why};
+pub use past::{Event, Past, Silence, SinkState};
+pub use record::{Contact, Record, Seen, State, Swept, Target, Warned, Why};
 
 use std::collections::BTreeMap;
 
@@ -115,12 +115,13 @@ impl Store {
         self.put(records);
     }
 
-    /// Remembers how it went with an agent; `answered` and `mode` stay when there was no report.
+    /// Remembers how it went with an agent; what there is nothing new of stays.
     pub fn contact(&mut self, node: &Name, contact: Contact) {
         let before = self.state.contacts.get(node);
         let contact = Contact {
             answered: contact.answered.or(before.and_then(|before| before.answered)),
             mode: contact.mode.or(before.and_then(|before| before.mode)),
+            warned: contact.warned.or_else(|| before.and_then(|before| before.warned.clone())),
             ..contact
         };
         let record = Record::Contact { node: node.clone(), contact };

@@ -8,6 +8,7 @@ use sqlx::{Row as _, query};
 use super::database::{LONGEST, within};
 use super::rows;
 use super::{Database, DatabaseError, Swept, Why};
+use crate::view::Turn;
 
 /// A change of a finding's status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,6 +38,17 @@ pub struct Silence {
     pub comment: String,
 }
 
+/// How far a place that is told has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SinkState {
+    /// What it is called.
+    pub name: String,
+    /// Alerts that it has not taken yet.
+    pub waiting: u64,
+    /// Why, where the last message to it failed; not escaped.
+    pub trouble: Option<String>,
+}
+
 /// Reads what happened.
 #[derive(Debug)]
 pub struct Past<'a>(pub &'a Database);
@@ -48,6 +60,39 @@ impl Past<'_> {
         let row = within(LONGEST, last.bind(vantage.to_string()).fetch_optional(self.0.pool())).await;
         let row = row.map_err(|source| self.0.unread(source))?;
         row.map(|row| rows::swept(&row)).transpose().map_err(|source| self.0.unread(source))
+    }
+
+    /// The last `most` full sweeps of `vantage`, the last one first.
+    pub async fn sweeps(&self, vantage: &Name, most: u32) -> Result<Vec<Swept>, DatabaseError> {
+        let sweeps = query("SELECT counts FROM sweep WHERE vantage = $1 ORDER BY started DESC LIMIT $2");
+        let sweeps = sweeps.bind(vantage.to_string()).bind(i64::from(most));
+        let rows = within(LONGEST, sweeps.fetch_all(self.0.pool())).await.map_err(|source| self.0.unread(source))?;
+        rows.iter().map(rows::swept).collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
+    }
+
+    /// The last `most` changes of a finding as `vantage` saw them, in order.
+    pub async fn turns(&self, vantage: &Name, finding: &FindingId, most: u32) -> Result<Vec<Turn>, DatabaseError> {
+        let turns = query("SELECT at, status FROM event WHERE finding = $1 AND vantage = $2 ORDER BY at DESC LIMIT $3");
+        let turns = turns.bind(finding.to_string()).bind(vantage.to_string()).bind(i64::from(most));
+        let rows = within(LONGEST, turns.fetch_all(self.0.pool())).await.map_err(|source| self.0.unread(source))?;
+        let turn =
+            |row: &sqlx::any::AnyRow| Ok(Turn { at: rows::time(row, "at")?, status: rows::word(row, "status")? });
+        rows.iter().rev().map(turn).collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
+    }
+
+    /// The places that alerts of `vantage` go to.
+    pub async fn sinks(&self, vantage: &Name) -> Result<Vec<SinkState>, DatabaseError> {
+        let sinks = query(
+            "SELECT name, trouble, (SELECT COUNT(*) FROM alert WHERE alert.vantage = sink.vantage AND number > told) \
+             AS waiting FROM sink WHERE vantage = $1 ORDER BY name",
+        );
+        let rows = within(LONGEST, sinks.bind(vantage.to_string()).fetch_all(self.0.pool())).await;
+        let sink = |row: &sqlx::any::AnyRow| {
+            let (name, trouble) = (row.try_get("name")?, row.try_get("trouble")?);
+            Ok(SinkState { name, trouble, waiting: rows::unsigned(row, "waiting")? })
+        };
+        let read = rows.and_then(|rows| rows.iter().map(sink).collect());
+        read.map_err(|source| self.0.unread(source))
     }
 
     /// The whole story of a finding.

@@ -69,6 +69,17 @@ pub struct Contact {
     pub mode: Option<Mode>,
     /// Why there was no report; not escaped.
     pub trouble: Option<String>,
+    /// The last warnings that it had, such as of rules that somebody had changed.
+    pub warned: Option<Warned>,
+}
+
+/// Warnings of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warned {
+    /// When they came.
+    pub at: Timestamp,
+    /// What they say; not escaped.
+    pub said: Vec<String>,
 }
 
 /// How a sweep and the rest of its round went.
@@ -80,6 +91,9 @@ pub struct Swept {
     pub finished: Timestamp,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
+    /// How long the sweep alone took; 0 in records of older versions.
+    #[serde(default)]
+    pub milliseconds: u64,
     /// What it counted.
     pub tally: Tally,
     /// How its round ended.

@@ -85,16 +85,17 @@ pub(super) async fn write(
             .bind(vantage.to_string())
         }
         Record::Contact { node, contact } => query(
-            "INSERT INTO contact (vantage, node, asked, answered, mode, trouble) VALUES ($1, $2, $3, $4, $5, $6) \
+            "INSERT INTO contact (vantage, node, asked, answered, mode, trouble, warned) VALUES ($1, $2, $3, $4, $5, $6, $7) \
              ON CONFLICT (vantage, node) DO UPDATE SET asked = excluded.asked, answered = excluded.answered, \
-             mode = excluded.mode, trouble = excluded.trouble",
+             mode = excluded.mode, trouble = excluded.trouble, warned = excluded.warned",
         )
         .bind(vantage.to_string())
         .bind(node.to_string())
         .bind(contact.asked.as_microsecond())
         .bind(contact.answered.map(Timestamp::as_microsecond))
         .bind(contact.mode.map(|mode| mode.to_string()))
-        .bind(contact.trouble.as_deref().map(stored)),
+        .bind(contact.trouble.as_deref().map(stored))
+        .bind(contact.warned.as_ref().map(json).transpose()?),
         Record::Alert(alert) => {
             let episode = match alert.kind.is_end() {
                 true => query("DELETE FROM episode WHERE vantage = $1 AND finding = $2")
@@ -180,14 +181,15 @@ pub(super) async fn load(pool: &AnyPool, vantage: &Name) -> Result<State, Error>
         };
         state.seen.insert(target(&row)?, seen);
     }
-    let contacts = query("SELECT node, asked, answered, mode, trouble FROM contact WHERE vantage = $1");
+    let contacts = query("SELECT node, asked, answered, mode, trouble, warned FROM contact WHERE vantage = $1");
     for row in contacts.bind(&vantage).fetch_all(pool).await? {
-        let mode: Option<String> = row.try_get("mode")?;
+        let (mode, warned): (Option<String>, Option<String>) = (row.try_get("mode")?, row.try_get("warned")?);
         let contact = Contact {
             asked: time(&row, "asked")?,
             answered: optional_time(&row, "answered")?,
             mode: mode.map(|_| word::<Mode>(&row, "mode")).transpose()?,
             trouble: row.try_get("trouble")?,
+            warned: warned.map(|_| from_json(&row, "warned")).transpose()?,
         };
         state.contacts.insert(parsed(&row, "node")?, contact);
     }
@@ -348,7 +350,7 @@ fn optional_time(row: &AnyRow, column: &str) -> Result<Option<Timestamp>, Error>
     microseconds.map(|_| time(row, column)).transpose()
 }
 
-fn unsigned(row: &AnyRow, column: &str) -> Result<u64, Error> {
+pub(super) fn unsigned(row: &AnyRow, column: &str) -> Result<u64, Error> {
     u64::try_from(row.try_get::<i64, _>(column)?).map_err(|error| undecodable(column, error))
 }
 

@@ -136,11 +136,12 @@ fn what_is_seen_differently_is_remembered() {
 #[test]
 fn an_agent_that_is_silent_keeps_what_it_said_last() {
     let (mut store, node) = (store(), "n1".parse().unwrap());
-    let answered = Contact { asked: at(1), answered: Some(at(1)), mode: Some(Mode::Enforce), trouble: None };
+    let answered =
+        Contact { asked: at(1), answered: Some(at(1)), mode: Some(Mode::Enforce), trouble: None, warned: None };
     store.contact(&node, answered);
     let trouble = Some("refused".to_owned());
-    store.contact(&node, Contact { asked: at(2), answered: None, mode: None, trouble: trouble.clone() });
-    let wanted = Contact { asked: at(2), answered: Some(at(1)), mode: Some(Mode::Enforce), trouble };
+    store.contact(&node, Contact { asked: at(2), answered: None, mode: None, trouble: trouble.clone(), warned: None });
+    let wanted = Contact { asked: at(2), answered: Some(at(1)), mode: Some(Mode::Enforce), trouble, warned: None };
     assert_eq!(store.state().contacts[&node], wanted);
 }
 

@@ -143,6 +143,12 @@ pub struct Tally {
     pub probes_sent: u64,
     /// Captured packets that were lost on this host; what they might have answered was asked again.
     pub dropped: u64,
+    /// How often ports that had answered were asked again, to measure loss; 0 in records of older versions.
+    #[serde(default)]
+    pub controls: u64,
+    /// How many of those were not answered.
+    #[serde(default)]
+    pub lost: u64,
 }
 
 /// Lets a sweep be watched and stopped.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::found::{Driven, Found};
 use super::{Known, Plan, PlannedNode, Sweep, Tally, Unasked};
-use crate::probe::{Engine, Lane, Leftover};
+use crate::probe::{Engine, Lane, Leftover, Loss};
 
 pub(super) struct Seen<'a> {
     nodes: &'a [PlannedNode],
@@ -110,6 +110,9 @@ impl<'a> Seen<'a> {
         self.tally.count(PortState::Closed, driven.closed);
         self.tally.probes_sent += driven.sent;
         self.tally.dropped += driven.dropped;
+        let Loss { asked, lost } = driven.engine.loss();
+        self.tally.controls += u64::from(asked);
+        self.tally.lost += u64::from(lost);
         for (index, left) in driven.engine.leftovers() {
             self.take_silence(driven.engine.lane(index), left);
         }

@@ -10,6 +10,7 @@ use deadlight_shared::hint::{self, HintExt as _, Hinted};
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{interval, sleep_until};
 
 use super::super::check::{self, Checked, today};
@@ -25,6 +26,7 @@ use crate::round::{Ending, Scope};
 use crate::schedule::Schedule;
 use crate::store::{Database, Store};
 use crate::upkeep;
+use crate::web::Page;
 
 /// How often certificates are looked after between rounds.
 const UPKEEP: Duration = Duration::from_secs(3_600);
@@ -44,6 +46,8 @@ pub(super) struct Scanner {
     pub(super) database: Arc<Database>,
     pub(super) courier: Courier,
     pub(super) payloads: Payloads,
+    /// The configuration as the page has it.
+    shown: watch::Sender<Arc<Config>>,
 }
 
 impl Scanner {
@@ -55,7 +59,8 @@ impl Scanner {
         )?;
         let agents = agents(&config, hub.as_ref())?;
         let courier = Courier::start(sinks, &database).await.map_err(hinted)?;
-        Ok(Self { config, hub, agents, told: 0, store, database, courier, payloads })
+        let shown = watch::Sender::new(Arc::new(config.clone()));
+        Ok(Self { config, hub, agents, told: 0, store, database, courier, payloads, shown })
     }
 
     /// One full round.
@@ -70,6 +75,7 @@ impl Scanner {
         let mut schedule = Schedule::new(self.config.every, self.config.quick, Instant::now());
         let (mut wanted, mut news) = (interval(WANTED), interval(upkeep::NEWS));
         let mut kept = Instant::now();
+        self.open_page().await?;
         notify(&[NotifyState::Ready]);
         if let Some(limit) = sd_notify::watchdog_enabled() {
             tokio::spawn(keep_alive(limit / 2));
@@ -103,6 +109,16 @@ impl Scanner {
     /// Waits until all alerts are carried, but no longer than `limit`. Whether they are.
     pub(super) async fn finish(self, limit: Duration) -> bool {
         self.courier.finish(limit).await
+    }
+
+    async fn open_page(&self) -> Result<(), Failure> {
+        let Some(web) = &self.config.web else { return Ok(()) };
+        let hint =
+            "[web] listen must be an address of this host that nobody else listens on; `ss -lntp` shows who does";
+        let page = Page::open(web, self.shown.subscribe()).await.hint(hint)?;
+        tracing::info!("the page is at http://{}", page.address()?);
+        tokio::spawn(page.serve());
+        Ok(())
     }
 
     /// One round of many; whether nothing waits for its proof.
@@ -141,6 +157,7 @@ impl Scanner {
             .hint("restart it: systemctl restart deadlight-scanner")?;
         }
         let agents = agents(&config, self.hub.as_ref())?;
+        self.shown.send_replace(Arc::new(config.clone()));
         (self.config, self.agents, self.payloads) = (config, agents, payloads);
         // One after the other: two of them would tell everything twice.
         std::mem::take(&mut self.courier).finish(HANDED_OVER).await;

@@ -52,6 +52,8 @@ pub(super) fn scan() -> Scan {
             unknown: 2,
             probes_sent: 10,
             dropped: 0,
+            controls: 4,
+            lost: 1,
         },
         duration: Duration::from_secs(4),
     };

@@ -246,6 +246,11 @@ impl Progress {
             .then(|| format!("ports that answered before kept silent {lost} of {asked} times: silence proves nothing"))
     }
 
+    /// How ports that had answered did when they were asked again.
+    pub(super) fn loss(&self) -> Option<Loss> {
+        self.controls.loss()
+    }
+
     /// Attempts that make silence mean something; `None` where the loss is too high for that.
     fn needed(&self) -> Option<u32> {
         match (self.controls.loss(), self.lane.protocol) {

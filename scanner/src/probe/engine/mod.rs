@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use deadlight_shared::PortState;
 
 use super::pacer::Pacer;
+use crate::probe::Loss;
 use controls::FIRST_SERIAL;
 use lane::{Progress, Turn};
 use pace::Pace;
@@ -209,6 +210,15 @@ impl Engine {
     pub fn silent_for_sure(&self, index: usize) -> Vec<u16> {
         let sure = self.lanes[index].leftovers().into_iter().filter(|left| left.unknown.is_none());
         sure.flat_map(|left| left.ports).collect()
+    }
+
+    /// How ports that had answered did when they were asked again, on all lanes together.
+    pub fn loss(&self) -> Loss {
+        let sum = |sum: Loss, loss: Loss| Loss {
+            asked: sum.asked.saturating_add(loss.asked),
+            lost: sum.lost.saturating_add(loss.lost),
+        };
+        self.lanes.iter().filter_map(Progress::loss).fold(Loss { asked: 0, lost: 0 }, sum)
     }
 
     /// The lanes, in order.

@@ -1,0 +1,151 @@
+//! Whether anything is open that should not be, and how good that knowledge is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use deadlight_shared::{Finding, FindingStatus, Name};
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use crate::store::{Contact, State, Swept};
+
+/// The schema that a [`Status`] is written in.
+const SCHEMA: &str = "deadlight.status/v1";
+
+/// What somebody wants to know who looks for two minutes.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    schema: &'static str,
+    /// Findings that are open, or not shown to be anything else.
+    pub open: usize,
+    /// Findings that an agent has closed, and nobody has proven closed.
+    pub unproven: usize,
+    /// Findings that are proven closed.
+    pub closed: usize,
+    /// Findings that the allowlist covers by now.
+    pub allowed: usize,
+    /// The last full sweep.
+    pub sweep: Option<LastSweep>,
+    /// How it last went with each agent.
+    pub agents: BTreeMap<Name, Contact>,
+}
+
+/// The last full sweep of this vantage point.
+#[derive(Debug, Serialize)]
+pub struct LastSweep {
+    /// What it counted.
+    #[serde(flatten)]
+    pub swept: Swept,
+    /// Whether it saw everything.
+    pub complete: bool,
+    /// Whether the next one is overdue.
+    pub late: bool,
+    /// How long it has been over.
+    #[serde(skip)]
+    pub age: SignedDuration,
+}
+
+/// The answer in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing unexpected is open.
+    Fine,
+    /// Something is.
+    Exposed,
+    /// That is not known well enough.
+    Unsure,
+}
+
+impl Status {
+    /// Sums up `state` after the full sweep `last`, where there is one every `every`.
+    pub fn new(state: State, last: Option<Swept>, every: Duration, now: Timestamp) -> Self {
+        let count = |is: fn(&Finding) -> bool| state.findings.iter().filter(|finding| is(finding)).count();
+        let sweep = last.map(|swept| {
+            let age = now.duration_since(swept.finished);
+            let late = age.unsigned_abs() > 2 * every;
+            LastSweep { complete: swept.is_complete(), late, age, swept }
+        });
+        Self {
+            schema: SCHEMA,
+            open: count(is_open),
+            unproven: count(|finding| finding.status == FindingStatus::Enforced),
+            closed: count(|finding| finding.status == FindingStatus::Resolved),
+            allowed: count(|finding| finding.status == FindingStatus::Accepted),
+            sweep,
+            agents: state.contacts,
+        }
+    }
+
+    /// The answer in one word.
+    pub fn verdict(&self) -> Verdict {
+        let is_known = self.sweep.as_ref().is_some_and(|sweep| sweep.complete && !sweep.late);
+        match (self.open, self.unproven) {
+            (0, 0) if is_known => Verdict::Fine,
+            (0, _) => Verdict::Unsure,
+            _ => Verdict::Exposed,
+        }
+    }
+
+    /// The answer in one sentence.
+    pub fn sentence(&self) -> String {
+        match (self.verdict(), self.open) {
+            (Verdict::Fine, _) => "Nothing unexpected is open.".to_owned(),
+            (Verdict::Exposed, 1) => "Open and not allowed: 1 port.".to_owned(),
+            (Verdict::Exposed, open) => format!("Open and not allowed: {open} ports."),
+            (Verdict::Unsure, _) => "Nothing unexpected is known to be open, and not everything is known.".to_owned(),
+        }
+    }
+}
+
+/// Whether `finding` is open, or not shown to be anything else.
+pub(super) fn is_open(finding: &Finding) -> bool {
+    !finding.status.is_over() && finding.status != FindingStatus::Enforced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assess::first_seen;
+    use crate::round::Ending;
+    use crate::sweep::Tally;
+    use deadlight_shared::FindingId;
+
+    fn at(minutes: i64) -> Timestamp {
+        Timestamp::from_second(minutes * 60).unwrap()
+    }
+
+    fn swept(ending: Ending) -> Swept {
+        let tally = Tally::default();
+        Swept { started: at(0), finished: at(1), interrupted: false, milliseconds: 0, tally, ending }
+    }
+
+    fn verdict(statuses: &[FindingStatus], last: Option<Swept>, now: Timestamp) -> Verdict {
+        let (node, address, port) = ("n1".parse().unwrap(), "192.0.2.1".parse().unwrap(), "80/tcp".parse().unwrap());
+        let first = first_seen(&FindingId::of(&node, address, port), node, address, port, at(0));
+        let findings = statuses.iter().map(|status| Finding { status: *status, ..first.clone() }).collect();
+        Status::new(State { findings, ..State::default() }, last, Duration::from_secs(900), now).verdict()
+    }
+
+    #[test]
+    fn an_old_or_incomplete_sweep_says_nothing() {
+        assert_eq!(verdict(&[], None, at(2)), Verdict::Unsure);
+        assert_eq!(verdict(&[], Some(swept(Ending::default())), at(2)), Verdict::Fine);
+        assert_eq!(verdict(&[], Some(swept(Ending::default())), at(31)), Verdict::Fine);
+        assert_eq!(verdict(&[], Some(swept(Ending::default())), at(32)), Verdict::Unsure);
+        let unknown = Ending { unknown: 1, ..Ending::default() };
+        assert_eq!(verdict(&[], Some(swept(unknown)), at(2)), Verdict::Unsure);
+        let interrupted = Swept { interrupted: true, ..swept(Ending::default()) };
+        assert_eq!(verdict(&[], Some(interrupted), at(2)), Verdict::Unsure);
+    }
+
+    #[test]
+    fn what_the_findings_amount_to() {
+        use FindingStatus::{Accepted, Enforced, Failed, Observed, Open, Refused, Reopened, Reported, Resolved};
+        let verdict = |statuses: &[FindingStatus]| verdict(statuses, Some(swept(Ending::default())), at(2));
+        assert_eq!(verdict(&[Resolved, Accepted]), Verdict::Fine);
+        assert_eq!(verdict(&[Resolved, Enforced]), Verdict::Unsure);
+        for status in [Failed, Observed, Open, Refused, Reopened, Reported] {
+            assert_eq!(verdict(&[Enforced, status, Resolved]), Verdict::Exposed, "{status}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Everything that an answer may need, read at one moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use deadlight_shared::allowlist::today;
+use deadlight_shared::{Finding, Identity, Name, PortSet};
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+
+use super::Site;
+use crate::config::{Config, TrustSource};
+use crate::store::{DatabaseError, Past, Silence, SinkState, State, Swept};
+use crate::view::{Status, Timeline};
+
+/// How far back the timeline of exposures goes, how many it has, and how many changes of each.
+pub(super) const SPAN: SignedDuration = SignedDuration::from_hours(24 * 30);
+const TRACKS: usize = 15;
+const TURNS: u32 = 500;
+
+pub(super) struct Picture {
+    pub(super) now: Timestamp,
+    pub(super) today: Date,
+    pub(super) config: Arc<Config>,
+    pub(super) state: State,
+    pub(super) last: Option<Swept>,
+    pub(super) silences: Vec<Silence>,
+    pub(super) sinks: Vec<SinkState>,
+}
+
+impl Picture {
+    pub(super) async fn take(site: &Site) -> Result<Self, DatabaseError> {
+        let config = Arc::clone(&site.config.borrow());
+        let (now, past) = (Timestamp::now(), Past(&site.database));
+        let mut state = site.database.load().await?;
+        state.contacts.retain(|name, _| config.nodes.iter().any(|node| node.name == *name));
+        // What matters comes first, and of that the youngest.
+        state.findings.sort_by_key(|finding| (finding.status.is_over(), std::cmp::Reverse(finding.first_seen)));
+        Ok(Self {
+            now,
+            today: today(now),
+            state,
+            last: past.last_sweep(&site.vantage).await?,
+            silences: past.silences(now).await?,
+            sinks: past.sinks(&site.vantage).await?,
+            config,
+        })
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status::new(self.state.clone(), self.last.clone(), self.config.every, self.now)
+    }
+
+    pub(super) async fn timeline(&self, site: &Site) -> Result<Timeline, DatabaseError> {
+        let mut tracks = Vec::new();
+        for finding in self.state.findings.iter().take(TRACKS) {
+            let turns = Past(&site.database).turns(&site.vantage, &finding.id, TURNS).await?;
+            tracks.push((finding.clone(), turns));
+        }
+        let mut timeline = Timeline::new(tracks, SPAN, self.now);
+        timeline.tracks.retain(|track| !track.bars.is_empty());
+        Ok(timeline)
+    }
+
+    /// Each node with the ports that may be open on it.
+    pub(super) fn nodes(&self) -> Vec<(Name, PortSet)> {
+        let expected = self.config.expectations(self.today);
+        expected.into_iter().map(|expected| (expected.node, expected.ports)).collect()
+    }
+
+    pub(super) fn silence_of(&self, finding: &Finding) -> Option<&Silence> {
+        self.silences.iter().find(|silence| silence.finding == finding.id)
+    }
+
+    /// Until when the certificates of the agents hold; of this scanner's own CA alone, others keep that to themselves.
+    pub(super) fn certificates(&self) -> BTreeMap<Name, Timestamp> {
+        let Some(TrustSource::Pki(pki)) = &self.config.trust else { return BTreeMap::new() };
+        let registry = pki.read().unwrap_or_default();
+        let latest = registry.iter().flat_map(|registry| registry.latest());
+        let of_agent = latest.filter_map(|certificate| match &certificate.identity {
+            Identity::Agent(node) => Some((node.clone(), certificate.to)),
+            Identity::Scanner(_) => None,
+        });
+        of_agent.collect()
+    }
+}
