@@ -2,7 +2,7 @@
 # network namespaces are: demo, test, test-swarm, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants lint build install
+.PHONY: demo test test-swarm bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint build install
 
 demo: install build
 	target/debug/deadlight-demo
@@ -65,6 +65,12 @@ mutants:
 	@result=0; for package in $(PACKAGES); do mkdir -p target/mutants/$$package; \
 		cargo mutants --package deadlight-$$package --output target/mutants/$$package --no-shuffle --timeout 600 \
 			--cargo-arg=--lib $(MUTANTS) || result=1; done; exit $$result
+
+# The pictures of README.md, made by the test that looks at the pages.
+pictures: install build
+	cargo nextest run -p deadlight-tests -E 'test(everybody_can_read_it)'
+	mkdir -p docker/pictures
+	cp target/pictures/{overview-light,overview-phone,finding-light,nodes-dark}.png docker/pictures
 
 lint:
 	cargo fmt --all --check

@@ -1,19 +1,37 @@
 //! `make demo`: the whole loop on a throw-away node with a real dockerd, told in plain words.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::{self, IsTerminal as _},
+    net::Ipv4Addr,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+};
 
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, ensure};
+use deadlight_scanner::{
+    config::{Config, WebConfig},
+    web::Page,
+};
+use deadlight_shared::allowlist::today;
 use deadlight_tests::{
     answer::{Answer, tcp_answer},
     deployment::{Deployment, Settings},
     docker_rules::{Backend, ForwardPolicy},
     dockerd::Dockerd,
     lab::{Family, INGRESS, Wire},
+    process::run,
     programs,
     scratch::sweep_stale,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use jiff::Timestamp;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::spawn_blocking,
+};
 
 const TITLE: Style = AnsiColor::Cyan.on_default().bold();
 const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -29,12 +47,12 @@ fn main() -> Result<()> {
     let _interrupt = signal(SignalKind::interrupt())?;
     let _terminate = signal(SignalKind::terminate())?;
     sweep_stale()?;
-    tell()?;
+    tell(&runtime)?;
     anstream::println!("\n{GOOD}Done.{GOOD:#} Everything above happened in network namespaces that are gone now.");
     Ok(())
 }
 
-fn tell() -> Result<()> {
+fn tell(runtime: &Runtime) -> Result<()> {
     title("A node, a real dockerd in swarm mode, and a service nobody meant to publish");
     let wire = Wire::new()?;
     let mut dockerd = Dockerd::start(&wire, Backend::Nft, ForwardPolicy::Drop)?;
@@ -66,9 +84,37 @@ fn tell() -> Result<()> {
     dockerd.update_force("stats")?;
     stranger(&wire, "after the update")?;
 
-    title("5. And it can be undone without a trace");
+    title("5. What is remembered, for whoever looks two minutes a week");
+    let mut status = programs::scanner(&wire.inet)?;
+    status.args(["status", "--config"]).arg(deployment.path("scanner.toml"));
+    show(&mut status, "deadlight-scanner", 0)?;
+    runtime.block_on(page(&deployment.path("scanner.toml")))?;
+
+    title("6. And it can be undone without a trace");
     on_node(&deployment, &wire, &["revert", "--all"], 0)?;
     drop(agent);
+    Ok(())
+}
+
+/// The page that `[web]` makes `run` show, here on this machine's loopback, for as long as somebody at a terminal wants it.
+async fn page(path: &Path) -> Result<()> {
+    let config = Config::load(path, today(Timestamp::now()))?;
+    let web = WebConfig { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: None };
+    let (_keep, config) = watch::channel(Arc::new(config));
+    let page = Page::open(&web, config).await?;
+    let url = format!("http://{}/", page.address()?);
+    let serving = tokio::spawn(page.serve());
+    let mut curl = Command::new("curl");
+    curl.args(["-fsS", "--noproxy", "*", &url]);
+    let text = spawn_blocking(move || run(&mut curl)).await??;
+    let sentence = text.split_once("<h1").and_then(|(_, rest)| rest.split_once('>')?.1.split_once('<'));
+    let (sentence, _) = sentence.context("the page has no title")?;
+    anstream::println!("   the page: {GOOD}{url}{GOOD:#} says: {sentence}   (pictures: docker/pictures)");
+    if io::stdin().is_terminal() {
+        anstream::println!("   Enter goes on, and ends the page.");
+        spawn_blocking(|| io::stdin().read_line(&mut String::new())).await??;
+    }
+    serving.abort();
     Ok(())
 }
 

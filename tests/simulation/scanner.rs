@@ -135,6 +135,7 @@ impl Scanner {
             sinks: Vec::new(),
             store: Location::File("deadlight.db".into()),
             web: None,
+            heartbeat: None,
             keep: SignedDuration::from_hours(9_600),
         };
         Self {

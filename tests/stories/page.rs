@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    fs,
     io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -124,10 +124,9 @@ async fn readable(browser: &Browser) -> Result<()> {
     Ok(())
 }
 
-/// Where pictures are kept: where `DEADLIGHT_PICTURES` says, or with what else was built.
+/// `make pictures` takes some of them over.
 fn pictures() -> Result<PathBuf> {
-    let directory = env::var_os("DEADLIGHT_PICTURES")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/pictures"), PathBuf::from);
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/pictures");
     fs::create_dir_all(&directory)?;
     Ok(directory)
 }

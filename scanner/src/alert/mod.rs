@@ -2,11 +2,13 @@
 //! decided here (pure); `courier.rs` and `sink/` bring it there.
 
 mod courier;
+mod heartbeat;
 mod queue;
 mod sink;
 mod text;
 
 pub use courier::Courier;
+pub use heartbeat::{Beat, Heartbeat};
 pub use queue::{Queue, Sent};
 pub use sink::{Kind as SinkKind, Sink, SinkError};
 pub use text::{lines, title};

@@ -6,10 +6,11 @@ use clap::{Args, Subcommand};
 use deadlight_shared::hint::{HintExt as _, causes, render};
 use deadlight_shared::{Finding, FindingId};
 use jiff::Timestamp;
+use reqwest::Url;
 
 use super::check::{self, ConfigFile, today};
 use super::{Exit, Failure, print};
-use crate::alert::{Alert, Episode, Kind, Sink};
+use crate::alert::{Alert, Episode, Heartbeat, Kind, Sink};
 use crate::assess::first_seen;
 use crate::config::{Config, UrlSource, sink_url};
 
@@ -55,13 +56,7 @@ pub(super) async fn run(command: Command) -> Result<Exit, Failure> {
 pub(super) fn sinks(config: &Config) -> Result<Vec<Sink>, Failure> {
     let mut sinks = Vec::new();
     for sink in &config.sinks {
-        let url = match &sink.url {
-            UrlSource::Given(url) => url.clone(),
-            UrlSource::File(path) => {
-                let text = read(path).hint("url_file names a file with the URL and nothing else in it")?;
-                sink_url(&text).ok_or_else(|| format!("{} holds no URL that alerts may be sent to", path.display()))?
-            }
-        };
+        let url = url(&sink.url)?;
         let key = match &sink.key {
             None => None,
             Some(path) => {
@@ -72,6 +67,23 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Sink>, Failure> {
         sinks.push(made.map_err(|error| format!("[[alert]] {}: {}", sink.name, causes(&error)))?);
     }
     Ok(sinks)
+}
+
+/// The place for signs of life, if there is one.
+pub(super) fn heartbeat(config: &Config) -> Result<Option<Heartbeat>, Failure> {
+    let Some(source) = &config.heartbeat else { return Ok(None) };
+    let made = Heartbeat::new(url(source)?);
+    Ok(Some(made.map_err(|error| format!("[heartbeat]: {}", causes(&error)))?))
+}
+
+fn url(source: &UrlSource) -> Result<Url, Failure> {
+    match source {
+        UrlSource::Given(url) => Ok(url.clone()),
+        UrlSource::File(path) => {
+            let text = read(path).hint("url_file names a file with the URL and nothing else in it")?;
+            Ok(sink_url(&text).ok_or_else(|| format!("{} holds no URL that alerts may be sent to", path.display()))?)
+        }
+    }
 }
 
 /// A secret in a file of its own.

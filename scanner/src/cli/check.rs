@@ -13,7 +13,7 @@ use jiff::civil::Date;
 use super::alert;
 use super::allowlist::{self, SIGN};
 use super::{Exit, Failure, print};
-use crate::alert::Sink;
+use crate::alert::{Heartbeat, Sink};
 use crate::config::{Config, TrustSource};
 use crate::pki::Registry;
 use crate::probe::Payloads;
@@ -33,6 +33,7 @@ pub(super) struct Checked {
     pub(super) credentials: Option<Credentials>,
     pub(super) payloads: Payloads,
     pub(super) sinks: Vec<Sink>,
+    pub(super) heartbeat: Option<Heartbeat>,
 }
 
 pub(super) fn run(file: ConfigFile) -> Result<Exit, Failure> {
@@ -70,10 +71,11 @@ pub(super) fn everything(path: &Path, today: Date) -> Result<Checked, Failure> {
     registry(&config)?;
     let payloads = payloads(config.payloads.as_deref())?;
     let sinks = alert::sinks(&config)?;
+    let heartbeat = alert::heartbeat(&config)?;
     if let Some(web) = &config.web {
         web::check(web).hint("openssl rand -hex 32 makes one; the file holds nothing else")?;
     }
-    Ok(Checked { config, credentials, payloads, sinks })
+    Ok(Checked { config, credentials, payloads, sinks, heartbeat })
 }
 
 /// The checked configuration at `path`.

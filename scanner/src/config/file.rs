@@ -33,6 +33,7 @@ pub(super) struct File {
     pub(super) store: Store,
     #[serde(default)]
     pub(super) alert: Vec<Alert>,
+    pub(super) heartbeat: Option<Heartbeat>,
     pub(super) web: Option<Web>,
 }
 
@@ -111,6 +112,13 @@ pub(super) struct Store {
     pub(super) url: String,
     #[serde(deserialize_with = "duration")]
     pub(super) keep: SignedDuration,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Heartbeat {
+    pub(super) url: Option<String>,
+    pub(super) url_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -72,6 +72,8 @@ pub struct Config {
     pub store: Location,
     /// Where alerts are sent.
     pub sinks: Vec<SinkConfig>,
+    /// Where the sign of life is sent.
+    pub heartbeat: Option<UrlSource>,
     /// How long what happened is remembered.
     pub keep: SignedDuration,
     /// Where the page is; none without `[web]`.
@@ -219,6 +221,12 @@ pub enum ConfigError {
     /// PagerDuty without a key, or another with one.
     #[error("[[alert]] {0}: `key_file`, with the integration key, is what \"pagerduty\" needs and no other kind takes")]
     SinkKey(String),
+    /// A sign of life without a place, or with two.
+    #[error("[heartbeat] needs `url` or `url_file`, and not both")]
+    HeartbeatUrl,
+    /// A URL that no sign of life should be sent to.
+    #[error("url of [heartbeat] is not like https://…; http is only for this host and for private addresses")]
+    HeartbeatScheme,
     /// A URL that nothing should be sent to.
     #[error(
         "url of [[alert]] {0} is not like https://hooks.example.net/…; http is only for this host and for private addresses"
@@ -303,6 +311,7 @@ impl Config {
             pull,
             store,
             alert,
+            heartbeat,
             web,
         } = file;
         if !(SHORTEST_EVERY..=LONGEST_EVERY).contains(&sweep.every) {
@@ -358,6 +367,7 @@ impl Config {
             pull: pull.listen,
             store: Location::parse(&store.url, directory)?,
             sinks: checked_sinks(alert, directory)?,
+            heartbeat: heartbeat.map(|heartbeat| checked_heartbeat(heartbeat, directory)).transpose()?,
             keep: store.keep,
             web: web.map(|web| checked_web(web, directory)).transpose()?,
             nodes,
@@ -454,6 +464,14 @@ fn checked_web(web: file::Web, directory: &Path) -> Result<WebConfig, ConfigErro
     match (listen.ip().is_loopback(), &token_file) {
         (false, None) => Err(ConfigError::WebToken(listen)),
         _ => Ok(WebConfig { listen, token: token_file.map(|file| directory.join(file)) }),
+    }
+}
+
+fn checked_heartbeat(heartbeat: file::Heartbeat, directory: &Path) -> Result<UrlSource, ConfigError> {
+    match (heartbeat.url, heartbeat.url_file) {
+        (Some(url), None) => sink_url(&url).map(UrlSource::Given).ok_or(ConfigError::HeartbeatScheme),
+        (None, Some(file)) => Ok(UrlSource::File(directory.join(file))),
+        _ => Err(ConfigError::HeartbeatUrl),
     }
 }
 

@@ -9,7 +9,7 @@ use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::{Contradiction, Ending, News, Scope, ending, order_for, rescans, take_proofs, take_report};
+use super::{Contradiction, News, Scope, ending, order_for, rescans, take_proofs, take_report};
 use crate::assess::{Assessment, Expectation, assess};
 use crate::config::Config;
 use crate::permits::Permits;
@@ -146,15 +146,16 @@ impl Turn {
     }
 
     /// Sums up. Only full sweeps are remembered: a quick one says nothing of what it did not ask.
-    pub fn end(self, config: &Config, store: &mut Store, now: Timestamp, mut tell: impl FnMut(News<'_>)) -> Ending {
+    pub fn end(self, config: &Config, store: &mut Store, now: Timestamp, mut tell: impl FnMut(News<'_>)) -> Swept {
         let ending = ending(config, &self.sweep, &self.assessment);
         tell(News::Ended(&ending));
         let Sweep { started, interrupted, tally, duration, .. } = self.sweep;
+        let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let swept = Swept { started, finished: now, interrupted, milliseconds, tally, ending };
         if self.scope == Scope::Full {
-            let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            store.end(Swept { started, finished: now, interrupted, milliseconds, tally, ending: ending.clone() });
+            store.end(swept.clone());
         }
-        ending
+        swept
     }
 }
 

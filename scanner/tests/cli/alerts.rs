@@ -1,6 +1,7 @@
 //! Alerts, from a sweep to where somebody is woken.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use crate::hook::Hook;
 use crate::program::{Deployment, Ended, is_run_alone, program};
@@ -181,4 +182,22 @@ fn whoever_is_near_is_told_also_by_a_host_without_a_list_of_cas() {
     command.args(["alert", "test", "--config"]).arg(deployment.path("scanner.toml"));
     let ended = Ended::of(command.output().unwrap()).expect(0, &[]);
     assert_eq!(ended.stdout, "webhook: accepted\n");
+}
+
+#[test]
+fn a_sign_of_life_waits_for_the_alerts() {
+    if is_run_alone("alerts::a_sign_of_life_waits_for_the_alerts") {
+        return;
+    }
+    let sink = Arc::new(Hook::start(|number| if number < 3 { "500 Internal Server Error" } else { GOOD }.to_owned()));
+    let before = Arc::clone(&sink);
+    let monitor = Hook::start(move |_| if before.heard().len() < 3 { "500 Too Early" } else { GOOD }.to_owned());
+    let heartbeat = format!("[heartbeat]\nurl = \"http://{}/beat?secret\"\n", monitor.address);
+    let (_open, deployment) = exposed(&format!("{}{heartbeat}", webhook(&sink)));
+    let ended = deployment.run(&["run", "--once"]).expect(1, &[]);
+    let [beat] = &monitor.heard()[..] else { panic!("{:?} {ended:?}", monitor.heard()) };
+    assert_eq!((beat.path.as_str(), beat.body["schema"].as_str()), ("/beat?secret", Some("deadlight.heartbeat/v1")));
+    let counts = (&beat.body["open"], &beat.body["targets"], &beat.body["complete"], &beat.body["vantage"]);
+    assert_eq!(counts, (&1.into(), &1.into(), &true.into(), &"office-a".into()));
+    assert!(!ended.stderr.contains("secret"), "{ended:?}");
 }

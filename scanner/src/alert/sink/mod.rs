@@ -10,7 +10,7 @@ use deadlight_shared::Name;
 use deadlight_shared::text::printable;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
@@ -106,16 +106,7 @@ impl fmt::Debug for Sink {
 impl Sink {
     /// A sink for alerts of `vantage`.
     pub fn new(name: String, kind: Kind, url: Url, key: Option<String>, vantage: Name) -> Result<Self, SinkError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let tls = match url.scheme() {
-            "https" => builder.with_platform_verifier()?,
-            // Whoever is near needs no list of CAs, and a host without one can tell him.
-            _ => builder.with_root_certificates(RootCertStore::empty()),
-        };
-        let tls = tls.with_no_client_auth();
-        let client = http_client(tls).timeout(LIMIT).build().map_err(SinkError::Client)?;
-        Ok(Self { name, kind, url, key, client, vantage })
+        Ok(Self { name, kind, client: client(&url)?, url, key, vantage })
     }
 
     /// What it takes.
@@ -156,18 +147,34 @@ impl Sink {
                 body::alertmanager(&self.vantage, alerts, now)
             }
         };
-        let reach = |error: reqwest::Error| SinkError::Reach(error.without_url());
         let mut request = self.client.post(url).json(&body);
         // The same for the same message, when it comes again, and for no other.
         if let (Kind::Webhook, [first, ..], Some(last)) = (self.kind, alerts, alerts.last()) {
             let (from, to, at) = (first.number, last.number, first.at.as_microsecond());
             request = request.header("idempotency-key", format!("{}-{from}-{to}-{at}", self.vantage));
         }
-        let response = request.send().await.map_err(reach)?;
-        match response.status() {
-            status if status.is_success() => Ok(()),
-            status => Err(said(status, response).await),
-        }
+        post(request).await
+    }
+}
+
+/// Whoever asks `url`.
+pub(super) fn client(url: &Url) -> Result<Client, SinkError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let tls = match url.scheme() {
+        "https" => builder.with_platform_verifier()?,
+        // Whoever is near needs no list of CAs, and a host without one can tell him.
+        _ => builder.with_root_certificates(RootCertStore::empty()),
+    };
+    http_client(tls.with_no_client_auth()).timeout(LIMIT).build().map_err(SinkError::Client)
+}
+
+/// Sends `request`, whose URL is in no error; it has arrived only when the other side says so.
+pub(super) async fn post(request: RequestBuilder) -> Result<(), SinkError> {
+    let response = request.send().await.map_err(|error| SinkError::Reach(error.without_url()))?;
+    match response.status() {
+        status if status.is_success() => Ok(()),
+        status => Err(said(status, response).await),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadlight_shared::Name;
-use deadlight_shared::hint::{self, HintExt as _, Hinted};
+use deadlight_shared::hint::{self, HintExt as _, Hinted, causes};
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,14 +17,14 @@ use super::super::check::{self, Checked, today};
 use super::super::past::hinted;
 use super::super::{Exit, Failure};
 use super::notify;
-use crate::alert::Courier;
+use crate::alert::{Beat, Courier, Heartbeat};
 use crate::config::{Config, TrustSource};
 use crate::deliver::Agent;
 use crate::probe::Payloads;
 use crate::pull::{Hub, Purpose};
 use crate::round::{Ending, Scope};
 use crate::schedule::Schedule;
-use crate::store::{Database, Store};
+use crate::store::{Database, Past, Store};
 use crate::upkeep;
 use crate::web::Page;
 
@@ -32,6 +32,8 @@ use crate::web::Page;
 const UPKEEP: Duration = Duration::from_secs(3_600);
 /// How soon a sweep that somebody wants begins.
 const WANTED: Duration = Duration::from_secs(1);
+/// How often a sign of life that is owed is tried.
+const LIVES: Duration = Duration::from_secs(5);
 /// For alerts that are on their way while the places that they go to are read anew.
 const HANDED_OVER: Duration = Duration::from_secs(5);
 
@@ -46,13 +48,16 @@ pub(super) struct Scanner {
     pub(super) database: Arc<Database>,
     pub(super) courier: Courier,
     pub(super) payloads: Payloads,
+    heartbeat: Option<Heartbeat>,
+    /// Of the last full sweep: the sign of life waits for its alerts.
+    pub(super) beat: Option<Beat>,
     /// The configuration as the page has it.
     shown: watch::Sender<Arc<Config>>,
 }
 
 impl Scanner {
     pub(super) async fn new(checked: Checked, database: Arc<Database>) -> Result<Self, Failure> {
-        let Checked { config, credentials, payloads, sinks } = checked;
+        let Checked { config, credentials, payloads, sinks, heartbeat } = checked;
         let store = Store::new(database.load().await.map_err(hinted)?, Timestamp::now());
         let hub = upkeep::open(&config, credentials.as_ref()).hint(
             "[pull] listen must be an address of this host that nobody else listens on; `ss -lntp` shows who does",
@@ -60,7 +65,7 @@ impl Scanner {
         let agents = agents(&config, hub.as_ref())?;
         let courier = Courier::start(sinks, &database).await.map_err(hinted)?;
         let shown = watch::Sender::new(Arc::new(config.clone()));
-        Ok(Self { config, hub, agents, told: 0, store, database, courier, payloads, shown })
+        Ok(Self { config, hub, agents, told: 0, store, database, courier, payloads, heartbeat, beat: None, shown })
     }
 
     /// One full round.
@@ -73,7 +78,7 @@ impl Scanner {
     pub(super) async fn forever(&mut self, path: &Path) -> Result<Exit, Failure> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut schedule = Schedule::new(self.config.every, self.config.quick, Instant::now());
-        let (mut wanted, mut news) = (interval(WANTED), interval(upkeep::NEWS));
+        let (mut wanted, mut news, mut lives) = (interval(WANTED), interval(upkeep::NEWS), interval(LIVES));
         let mut kept = Instant::now();
         self.open_page().await?;
         notify(&[NotifyState::Ready]);
@@ -97,6 +102,7 @@ impl Scanner {
                         kept = Instant::now();
                     }
                 }
+                _ = lives.tick(), if self.beat.is_some() => self.live().await,
                 () = sleep_until(due.into()) => {
                     schedule.begun(scope, Instant::now(), fastrand::f64());
                     let is_settled = self.scheduled(scope).await;
@@ -106,9 +112,24 @@ impl Scanner {
         }
     }
 
-    /// Waits until all alerts are carried, but no longer than `limit`. Whether they are.
-    pub(super) async fn finish(self, limit: Duration) -> bool {
-        self.courier.finish(limit).await
+    /// Waits until all alerts are carried, but no longer than `limit`, and sends the sign of life. Whether they are.
+    pub(super) async fn finish(mut self, limit: Duration) -> bool {
+        let carried = std::mem::take(&mut self.courier).finish(limit).await;
+        self.live().await;
+        carried
+    }
+
+    /// Sends the sign of life that is owed, as soon as no alert waits.
+    async fn live(&mut self) {
+        let (Some(heartbeat), Some(beat)) = (&self.heartbeat, &self.beat) else { return };
+        let sinks = Past(&self.database).sinks(&self.config.vantage).await;
+        if !sinks.is_ok_and(|sinks| sinks.iter().all(|sink| sink.waiting == 0)) {
+            return;
+        }
+        match heartbeat.send(beat).await {
+            Ok(()) => self.beat = None,
+            Err(error) => tracing::warn!("[heartbeat] did not arrive: {}", causes(&error)),
+        }
     }
 
     async fn open_page(&self) -> Result<(), Failure> {
@@ -149,7 +170,7 @@ impl Scanner {
     }
 
     async fn changed(&mut self, path: &Path) -> Result<(), Failure> {
-        let Checked { config, payloads, sinks, .. } = check::everything(path, today(Timestamp::now()))?;
+        let Checked { config, payloads, sinks, heartbeat, .. } = check::everything(path, today(Timestamp::now()))?;
         if let Some(key) = self.config.settled_at_start(&config) {
             return Err(format!(
                 "{key} is not what it was, and is settled when a scanner starts; nothing is taken over"
@@ -158,7 +179,7 @@ impl Scanner {
         }
         let agents = agents(&config, self.hub.as_ref())?;
         self.shown.send_replace(Arc::new(config.clone()));
-        (self.config, self.agents, self.payloads) = (config, agents, payloads);
+        (self.config, self.agents, self.payloads, self.heartbeat) = (config, agents, payloads, heartbeat);
         // One after the other: two of them would tell everything twice.
         std::mem::take(&mut self.courier).finish(HANDED_OVER).await;
         let courier = Courier::start(sinks, &self.database).await;

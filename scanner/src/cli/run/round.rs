@@ -17,7 +17,7 @@ use super::super::past::hinted;
 use super::super::scan::watched_sweep;
 use super::super::story::Story;
 use super::daemon::Scanner;
-use crate::alert::Courier;
+use crate::alert::{Beat, Courier};
 use crate::config::{Config, TrustSource};
 use crate::deliver::{Agent, DeliverError};
 use crate::net;
@@ -72,14 +72,17 @@ impl Scanner {
         turn.looked(&checked, store, Timestamp::now(), &mut tell);
         save(store, database, courier).await;
         tell(News::Looked { checked: &checked, dropped: &dropped_since(agents, &reports).await });
-        let ending = turn.end(config, store, Timestamp::now(), &mut tell);
+        let swept = turn.end(config, store, Timestamp::now(), &mut tell);
         database.write(store.unsaved()).await.map_err(hinted)?;
         store.saved();
         let then = Timestamp::now().checked_sub(config.keep)?;
         if let Err(error) = database.forget(then).await {
             tracing::warn!("{}", hint::line(&hinted(error)));
         }
-        Ok(ending)
+        if scope == Scope::Full && !swept.interrupted {
+            self.beat = Some(Beat::of(config.vantage.to_string(), &swept));
+        }
+        Ok(swept.ending)
     }
 }
 
