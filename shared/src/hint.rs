@@ -55,6 +55,11 @@ pub fn line(error: &(dyn Error + 'static)) -> String {
     format!("{}{hints}", causes(error))
 }
 
+/// The first hint of the chain.
+pub fn of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a str> {
+    errors(error).find_map(|error| error.downcast_ref::<Hinted>()).map(|hinted| hinted.hint.as_str())
+}
+
 /// The whole chain on one line.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     errors(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -76,6 +81,7 @@ mod tests {
     fn a_chain_is_printed_once_and_its_hint_last() {
         let result: Result<(), _> = Err(ReadKey(std::io::Error::other("disk on fire")));
         let error = result.hint("use another disk").unwrap_err();
+        assert_eq!(of(&error), Some("use another disk"));
         assert_eq!(line(&error), "failed to read the key: disk on fire; hint: use another disk");
         let text = render(&error);
         assert_eq!(text, "error: failed to read the key: disk on fire\nhint: use another disk");

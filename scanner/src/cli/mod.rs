@@ -5,10 +5,12 @@ mod allow;
 mod allowlist;
 mod check;
 mod diff;
+mod doctor;
 mod enroll;
 mod exit;
 #[doc(hidden)]
 pub mod fuzzing;
+mod manual;
 mod past;
 mod pki;
 mod run;
@@ -81,6 +83,13 @@ enum Command {
     Alert(alert::Command),
     /// Read a configuration and say what is wrong with it
     CheckConfig(check::ConfigFile),
+    /// Say what keeps this scanner from seeing, closing, proving or telling, and what to do about it
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::Arguments),
+    /// Print what a shell needs to complete commands
+    Completions(manual::Completions),
+    /// Print the manual page
+    Man(manual::Manual),
 }
 
 /// Runs the program with the arguments of this process.
@@ -104,6 +113,9 @@ pub fn main() -> ExitCode {
         Some(Command::Allowlist(command)) => allowlist::run(command),
         Some(Command::Alert(command)) => with_runtime("warn", alert::run(command)),
         Some(Command::CheckConfig(file)) => check::run(file),
+        Some(Command::Doctor(arguments)) => with_runtime("warn", doctor::run(arguments)),
+        Some(Command::Completions(arguments)) => manual::completions(&arguments),
+        Some(Command::Man(arguments)) => manual::manual(&arguments),
     });
     let exit = result.unwrap_or_else(|error| {
         let shown = hint::render(error.as_ref());

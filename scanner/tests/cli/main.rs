@@ -7,6 +7,7 @@ mod allow;
 mod allowlist;
 mod bad_input;
 mod diff;
+mod doctor;
 mod fake_agent;
 mod hook;
 mod once;

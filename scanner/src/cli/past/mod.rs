@@ -63,7 +63,7 @@ pub(super) async fn open(file: &ConfigFile) -> Result<(Config, Database), Failur
     Ok((config, database))
 }
 
-fn write_json(value: &impl Serialize) -> Result<(), Failure> {
+pub(super) fn write_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     Ok(written(anstream::stdout().write_all(text.as_bytes()))?)

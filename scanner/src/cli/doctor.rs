@@ -1,0 +1,341 @@
+//! `doctor`: what keeps this scanner from seeing, closing, proving or telling, each with its remedy. It changes nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use clap::Args;
+use deadlight_shared::Name;
+use deadlight_shared::hint;
+use deadlight_shared::text::printable;
+use deadlight_shared::wire::Mode;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use jiff::{SignedDuration, Timestamp};
+use nix::sys::statvfs::statvfs;
+use serde::Serialize;
+
+use super::check::{self, Checked, ConfigFile, today};
+use super::past::{Output, write_json};
+use super::{Exit, Failure, written};
+use crate::config::{Config, Node, TrustSource, Way};
+use crate::deliver::Agent;
+use crate::net::{self, raw::Sender};
+use crate::probe::Outcome;
+use crate::pull::Purpose;
+use crate::store::{Database, DatabaseError, Location, Past};
+use crate::upkeep;
+use crate::view::{LastSweep, Status};
+
+pub(super) const HELP: &str = "\
+Exit status:
+  0  nothing is wrong (there may be doubts)
+  1  something is wrong
+  2  usage, configuration or run-time error";
+
+/// A control port is asked so often, and so long.
+const ATTEMPTS: usize = 3;
+const LIMIT: Duration = Duration::from_millis(1_500);
+/// Nodes that are asked at a time.
+const AT_ONCE: usize = 64;
+/// With fewer descriptors, sockets are what a sweep waits for.
+const FEW: usize = 1_000;
+/// A disk with less room is soon full: some days of a restless swarm.
+const LITTLE: u64 = 256 << 20;
+/// A certificate that ends so soon should have been renewed.
+const SOON: SignedDuration = SignedDuration::from_hours(48);
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Grade {
+    Well,
+    Doubt,
+    Wrong,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Found {
+    grade: Grade,
+    subject: String,
+    text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    found: &'a [Found],
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let now = Timestamp::now();
+    let Checked { config, .. } = check::everything(&arguments.file.config, today(now))?;
+    let mut found = vec![packets(), descriptors()];
+    found.extend(memory(&config, now).await);
+    found.extend(
+        config
+            .expired(today(now))
+            .into_iter()
+            .map(|text| doubt("allowlist", text, "remove it, or give it a later day")),
+    );
+    found.extend(certificates(&config, now)?);
+    let agents = agents(&config)?;
+    let nodes = stream::iter(&config.nodes).map(|node| examine(node, agents.get(&node.name)));
+    found.extend(nodes.buffered(AT_ONCE).collect::<Vec<_>>().await.into_iter().flatten());
+    match arguments.output {
+        Output::Json => write_json(&Document { schema: "deadlight.doctor/v1", found: &found })?,
+        Output::Table => written(write(&found, &mut anstream::stdout().lock()))?,
+    }
+    Ok(if found.iter().any(|found| found.grade == Grade::Wrong) { Exit::Exposed } else { Exit::Fine })
+}
+
+fn packets() -> Found {
+    let loopback = 1;
+    match Sender::open(loopback) {
+        Ok(_) => well("packets", "SYN packets of our own can be sent"),
+        Err(error) => {
+            let program =
+                std::env::current_exe().map_or_else(|_| "deadlight-scanner".into(), |path| path.display().to_string());
+            let remedy = format!("sudo setcap cap_net_raw+ep {program}, or docker/systemd/deadlight-scanner.service");
+            doubt("packets", format!("sweeps ask by connect, which is slower: {}", hint::causes(&error)), remedy)
+        }
+    }
+}
+
+fn descriptors() -> Found {
+    match net::in_flight_limit() {
+        few if few < FEW => doubt(
+            "descriptors",
+            format!("only {few} sockets at a time"),
+            "ulimit -n 65536, or LimitNOFILE= in the unit",
+        ),
+        many => well("descriptors", format!("{many} sockets at a time")),
+    }
+}
+
+/// The database, what it says of the last sweep, and the places that alerts go to.
+async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
+    let wrong_database = |error: DatabaseError| {
+        let hinted = super::past::hinted(error);
+        wrong("database", hint::causes(&hinted), hint::of(&hinted).unwrap_or_default())
+    };
+    let database = match Database::open_existing(&config.store, &config.vantage).await {
+        Ok(database) => database,
+        Err(DatabaseError::Absent { location }) => {
+            return vec![doubt(
+                "database",
+                format!("{location} is not there yet"),
+                "deadlight-scanner run --once makes it",
+            )];
+        }
+        Err(error) => return vec![wrong_database(error)],
+    };
+    let mut found = Vec::new();
+    let past = Past(&database);
+    match (database.load().await, past.last_sweep(&config.vantage).await, past.sinks(&config.vantage).await) {
+        (Ok(state), Ok(last), Ok(sinks)) => {
+            found.push(well("database", format!("{}: {} findings", database.location(), state.findings.len())));
+            let status = Status::new(state, last, config.every, now);
+            found.push(match &status.sweep {
+                Some(LastSweep { late: false, age, .. }) => {
+                    well("sweeps", format!("the last full one ended {age:#} ago"))
+                }
+                Some(LastSweep { age, .. }) => wrong(
+                    "sweeps",
+                    format!("the last full one ended {age:#} ago: the next is overdue"),
+                    "systemctl status deadlight-scanner",
+                ),
+                None => doubt("sweeps", "there was none yet".to_owned(), "deadlight-scanner run"),
+            });
+            found.extend(sinks.iter().map(|sink| match &sink.trouble {
+                None => well(format!("alerts to {}", sink.name), format!("{} wait", sink.waiting)),
+                Some(trouble) => wrong(
+                    format!("alerts to {}", sink.name),
+                    format!("{} wait: {}", sink.waiting, printable(trouble, 200)),
+                    "deadlight-scanner alert test",
+                ),
+            }));
+        }
+        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => found.push(wrong_database(error)),
+    }
+    found.extend(disk(config));
+    database.close().await;
+    found
+}
+
+fn disk(config: &Config) -> Option<Found> {
+    let Location::File(path) = &config.store else { return None };
+    let statistics = statvfs(deadlight_shared::file::directory_of(path)).ok()?;
+    let free = statistics.blocks_available().saturating_mul(statistics.fragment_size());
+    let text = format!("{} MiB free for {}", free >> 20, path.display());
+    Some(if free < LITTLE {
+        doubt("disk", text, "make room, or move the database: [store] url")
+    } else {
+        well("disk", text)
+    })
+}
+
+fn certificates(config: &Config, now: Timestamp) -> Result<Vec<Found>, Failure> {
+    let Some(TrustSource::Pki(_)) = &config.trust else { return Ok(Vec::new()) };
+    let registry = check::registry(config)?;
+    let latest = registry.iter().flat_map(|registry| registry.latest());
+    let judged = latest.map(|certificate| {
+        let (subject, to) = (format!("certificate of {}", certificate.identity), certificate.to);
+        match to.duration_since(now) {
+            left if left.is_negative() => wrong(
+                subject,
+                format!("ended on {to:.0}"),
+                "deadlight-scanner run renews it within 30 days; after that: enroll",
+            ),
+            left if left < SOON => doubt(
+                subject,
+                format!("ends on {to:.0}: it should have been renewed"),
+                "deadlight-scanner run renews it; its log says why not",
+            ),
+            _ => well(subject, format!("until {to:.0}")),
+        }
+    });
+    Ok(judged.collect())
+}
+
+fn agents(config: &Config) -> Result<BTreeMap<Name, Agent>, Failure> {
+    let Some(credentials) = check::credentials(config)? else { return Ok(BTreeMap::new()) };
+    let (registry, nodes) = (check::registry(config)?, upkeep::with_agent(config));
+    Ok(upkeep::agents(nodes, &credentials, registry.as_ref(), None, Purpose::Work, Timestamp::now())?)
+}
+
+/// A node as it is seen from here, and by its agent.
+async fn examine(node: &Node, agent: Option<&Agent>) -> Vec<Found> {
+    let mut found = Vec::new();
+    for address in &node.addresses {
+        let subject = format!("{} {address}", node.name);
+        if let Err(error) = net::check_route(*address) {
+            found.push(wrong(subject, format!("there is no way to it: {error}"), format!("ip route get {address}")));
+            continue;
+        }
+        let Some(control) = node.control_port() else {
+            let remedy = "give the [[node]] a `control`, such as \"22/tcp\"";
+            found.push(doubt(subject, "no port of it must answer, so silence proves nothing".to_owned(), remedy));
+            continue;
+        };
+        let mut answers = false;
+        for _ in 0..ATTEMPTS {
+            let asked = net::ask(*address, control, &[], LIMIT).await;
+            answers |= matches!(asked.outcome, Outcome::Answered { .. });
+            if answers {
+                break;
+            }
+        }
+        found.push(match answers {
+            true => well(subject, format!("{control} answers")),
+            false => wrong(
+                subject,
+                format!("{control} does not answer, so silence proves nothing: this vantage point may be shut out"),
+                format!("let this host reach {control}, or name another `control`; at the agent: scanners = [this host's address]"),
+            ),
+        });
+    }
+    found.extend(match (&node.agent, agent) {
+        (Some(Way::Pull), _) => {
+            vec![well(format!("agent of {}", node.name), "calls us: `status` says when it last did")]
+        }
+        (_, Some(agent)) => ask(node, agent).await,
+        (_, None) => vec![doubt(
+            format!("agent of {}", node.name),
+            "none: findings are only shown".to_owned(),
+            format!("deadlight-scanner enroll {}", node.name),
+        )],
+    });
+    found
+}
+
+async fn ask(node: &Node, agent: &Agent) -> Vec<Found> {
+    let subject = || format!("agent of {}", node.name);
+    let status = match agent.status().await {
+        Ok(status) => status,
+        Err(error) => {
+            let remedy =
+                format!("on the node: systemctl status deadlight-agent; from here: {} must be reachable", way(node));
+            return vec![wrong(subject(), printable(&hint::causes(&error), 300), remedy)];
+        }
+    };
+    let mut found = vec![match (status.mode, status.in_force) {
+        (Mode::Enforce, true) => well(subject(), format!("{}, {} ports closed", status.version, status.closed.len())),
+        (Mode::Enforce, false) => wrong(
+            subject(),
+            "the kernel does not hold the rules that it should".to_owned(),
+            "on the node: deadlight-agent plan",
+        ),
+        (Mode::Observe, _) => {
+            doubt(subject(), "observes: it closes nothing".to_owned(), "mode = \"enforce\" in its own file")
+        }
+    }];
+    found.extend(
+        status
+            .problems
+            .iter()
+            .map(|problem| wrong(subject(), printable(problem, 300), "on the node: deadlight-agent status")),
+    );
+    if status.door.is_empty() {
+        let remedy = "scanners = [this host's address] in its own file";
+        found.push(doubt(
+            subject(),
+            "everybody reaches its port, and its certificate decides alone".to_owned(),
+            remedy,
+        ));
+    }
+    if let Some(ahead) = agent.ahead() {
+        found.push(doubt(
+            subject(),
+            format!("its clock is {ahead:#} ahead of ours"),
+            "timedatectl set-ntp true, on the host whose clock is wrong",
+        ));
+    }
+    found
+}
+
+fn way(node: &Node) -> String {
+    node.agent.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
+fn well(subject: impl fmt::Display, text: impl fmt::Display) -> Found {
+    Found { grade: Grade::Well, subject: subject.to_string(), text: text.to_string(), remedy: None }
+}
+
+fn doubt(subject: impl fmt::Display, text: String, remedy: impl fmt::Display) -> Found {
+    Found { grade: Grade::Doubt, subject: subject.to_string(), text, remedy: Some(remedy.to_string()) }
+}
+
+fn wrong(subject: impl fmt::Display, text: String, remedy: impl fmt::Display) -> Found {
+    Found { grade: Grade::Wrong, ..doubt(subject, text, remedy) }
+}
+
+fn write(found: &[Found], out: &mut impl Write) -> io::Result<()> {
+    const ALARM: Style = AnsiColor::Red.on_default().bold();
+    const GOOD: Style = AnsiColor::Green.on_default();
+    const DOUBT: Style = AnsiColor::Yellow.on_default();
+    for Found { grade, subject, text, remedy } in found {
+        let (style, mark) = match grade {
+            Grade::Well => (GOOD, "ok"),
+            Grade::Doubt => (DOUBT, "??"),
+            Grade::Wrong => (ALARM, "!!"),
+        };
+        writeln!(out, "{style}{mark}{style:#} {subject}: {text}")?;
+        if let Some(remedy) = remedy {
+            writeln!(out, "   hint: {remedy}")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! `doctor`, `completions` and `man`.
+
+use std::net::TcpListener;
+
+use serde_json::Value;
+
+use crate::program::{Deployment, is_run_alone, run};
+
+#[test]
+fn what_is_wrong_is_named_with_what_to_do() {
+    if is_run_alone("doctor::what_is_wrong_is_named_with_what_to_do") {
+        return;
+    }
+    let control = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = control.local_addr().unwrap().port();
+    let deployment = Deployment::new(&["n1"]);
+    deployment.configure(&[1], &format!("agent = \"https://127.0.0.1:1\"\ncontrol = \"{port}/tcp\""));
+    let text = std::fs::read_to_string(deployment.path("scanner.toml")).unwrap();
+    let more = "[[node]]\nname = \"n2\"\naddresses = [\"127.0.0.2\"]\ncontrol = \"1/tcp\"\n\
+                [[node]]\nname = \"n3\"\naddresses = [\"198.51.100.3\"]\n\
+                [[allow]]\nports = \"80/tcp\"\nnodes = [\"n1\"]\nowner = \"x\"\nreason = \"y\"\nexpires = 2020-01-01\n";
+    deployment.write(&format!("{text}{more}"));
+    let ended = deployment.run(&["doctor"]).expect(1, &[]);
+    for wanted in [
+        &format!("ok n1 127.0.0.1: {port}/tcp answers\n"),
+        "?? database: ",
+        "   hint: deadlight-scanner run --once makes it\n",
+        "!! n2 127.0.0.2: 1/tcp does not answer, so silence proves nothing",
+        "!! n3 198.51.100.3: there is no way to it",
+        "   hint: ip route get 198.51.100.3\n",
+        "!! agent of n1: ",
+        "?? agent of n2: none: findings are only shown\n",
+        "?? allowlist: [[allow]] entry 1 (80/tcp) expired on 2020-01-01",
+    ] {
+        assert!(ended.stdout.contains(wanted), "no {wanted:?} in {ended:#?}");
+    }
+
+    deployment.configure(&[1], &format!("control = \"{port}/tcp\""));
+    deployment.run(&["run", "--once"]).expect(0, &[]);
+    let ended = deployment.run(&["doctor", "--output", "json"]).expect(0, &[]);
+    let document: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(document["schema"], "deadlight.doctor/v1");
+    let found = document["found"].as_array().unwrap();
+    let is =
+        |grade: &str, subject: &str| found.iter().any(|found| found["grade"] == grade && found["subject"] == subject);
+    assert!(is("well", "database") && is("well", "sweeps") && is("well", "n1 127.0.0.1"), "{document:#}");
+    assert!(found.iter().all(|found| found["grade"] != "wrong"), "{document:#}");
+    deployment.run(&["doctor", "--config", "none.toml"]).expect(2, &[]);
+}
+
+#[test]
+fn shells_and_readers_are_told_of_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(&["completions", shell]).expect(0, &[]).stdout.contains("check-config"), "{shell}");
+    }
+    run(&["completions", "cmd"]).expect(2, &["invalid value 'cmd'"]);
+    assert!(run(&["man"]).expect(0, &[]).stdout.contains(".TH deadlight"), "no page");
+    let directory = tempfile::tempdir().unwrap();
+    run(&["man", "--dir", directory.path().to_str().unwrap()]).expect(0, &[]);
+    for page in ["deadlight-scanner.1", "deadlight-scanner-run.1", "deadlight-scanner-pki-init.1"] {
+        assert!(directory.path().join(page).exists(), "{page}");
+    }
+    run(&["man", "--dir", "/nonexistent"]).expect(2, &["failed to write pages", "hint: name a directory"]);
+}
