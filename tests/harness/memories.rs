@@ -35,7 +35,7 @@ pub fn configuration(nodes: u16) -> String {
          [[allow]]\nports = \"80,443/tcp\"\nnodes = [\"*\"]\nowner = \"web\"\nreason = \"public site\"\n\
          [[allow]]\nports = \"51820/udp\"\nnodes = [\"node-1\"]\nowner = \"infra\"\nreason = \"tunnel to the other site\"\n\
          expires = 2026-12-05\n\
-         [tls]\nca = \"ca\"\ncertificate = \"certificate\"\nkey = \"key\"\n[store]\nurl = \"sqlite:deadlight.db\"\n[web]\n"
+         [pki]\ndirectory = \"pki\"\n[store]\nurl = \"sqlite:deadlight.db\"\n[web]\n"
     )
 }
 

@@ -20,6 +20,7 @@ use deadlight_tests::{
     memories::{self, remember},
     netns::Netns,
     process::run,
+    programs::{built, finish},
     scratch,
 };
 use jiff::Timestamp;
@@ -63,6 +64,10 @@ fn on_a_page(token: Option<&str>, story: impl AsyncFnOnce(SocketAddr, &Netns) ->
 }
 
 fn config(directory: &Path, nodes: u16) -> Result<Config> {
+    for words in [["init"].as_slice(), &["issue-agent", "node-1"], &["issue-agent", "node-2"]] {
+        let mut command = Command::new(built("deadlight-scanner")?);
+        finish(command.arg("pki").args(words).arg("--dir").arg(directory.join("pki")))?.expect_code(0)?;
+    }
     let text = memories::configuration(nodes);
     Ok(Config::parse(&text, &directory.join("scanner.toml"), jiff::civil::date(2026, 11, 29))?)
 }
@@ -179,6 +184,18 @@ fn prometheus_takes_the_metrics() -> Result<()> {
         ] {
             ensure!(text.contains(wanted), "no {wanted:?} in {text}");
         }
+        for file in ["rules.yml", "dashboard.json"] {
+            let said = fs::read_to_string(observability().join(file))?;
+            let names: BTreeSet<_> = said.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+            let names: Vec<_> = names.into_iter().filter(|name| name.starts_with("deadlight_")).collect();
+            ensure!(names.len() > 5, "{file}: {names:?}");
+            for name in names {
+                ensure!(
+                    text.contains(&format!("\n# TYPE {name} gauge\n")),
+                    "{file} asks for {name}, which there is not"
+                );
+            }
+        }
         let mut promtool = Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
@@ -191,6 +208,29 @@ fn prometheus_takes_the_metrics() -> Result<()> {
         ensure!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     })
+}
+
+fn observability() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker/observability")
+}
+
+#[test]
+fn the_alert_rules_say_what_they_should() -> Result<()> {
+    let mut promtool = Command::new("promtool");
+    let said = run(promtool.args(["test", "rules", "rules.test.yml"]).current_dir(observability()))?;
+    ensure!(said.contains("SUCCESS"), "{said}");
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(observability().join("dashboard.json"))?)?;
+    let panels = dashboard["panels"].as_array().context("panels")?;
+    let expressions = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let expressions: Vec<_> = expressions.filter_map(|target| target["expr"].as_str()).collect();
+    ensure!(expressions.len() >= panels.len() && panels.len() > 10, "{expressions:?}");
+    let rule = |expression: &&str| format!("  - {{alert: A, expr: {:?}}}\n", expression.replace("$instance", "x"));
+    let rules: String = expressions.iter().map(rule).collect();
+    let directory = scratch::directory()?;
+    let path = directory.path().join("expressions.yml");
+    fs::write(&path, format!("groups:\n- name: g\n  rules:\n{rules}"))?;
+    run(Command::new("promtool").args(["check", "rules", "--lint=none"]).arg(&path))?;
+    Ok(())
 }
 
 #[test]
