@@ -11,6 +11,7 @@ mod endure;
 mod fix_script;
 mod guarded;
 mod order;
+mod page;
 mod probe;
 mod scan;
 mod trust;
@@ -37,13 +38,14 @@ fn main() -> Result<()> {
         return audit::measure();
     }
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
-    let cases: [(&str, Measure); 6] = [
+    let cases: [(&str, Measure); 7] = [
         ("order", order::measure),
         ("drift", drift::measure),
         ("apply", apply::measure),
         ("datapath", datapath::measure),
         ("rest", apply::measure_rest),
         ("trust", trust::measure),
+        ("page", page::measure),
     ];
     for (name, measure) in cases {
         if wanted(name) {

@@ -1,0 +1,141 @@
+//! What an operator waits for: pages about 500 nodes and a year, the database of a year, and what a scanner takes that rests.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    sync::Arc,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use deadlight_scanner::{
+    config::{Config, WebConfig},
+    store::Location,
+    web::Page,
+};
+use deadlight_shared::allowlist::today;
+use deadlight_tests::{
+    memories::{configuration, remember},
+    netns::Netns,
+    process::run,
+    programs::{Running, scanner},
+    scratch,
+    wait::wait_for,
+};
+use jiff::Timestamp;
+use nix::unistd::{SysconfVar, sysconf};
+use tokio::sync::watch;
+
+const NODES: u16 = 500;
+const YEAR: i64 = 365;
+const TIMES: usize = 20;
+const REST: Duration = Duration::from_secs(130);
+
+pub(crate) fn measure() -> Result<()> {
+    let place = Netns::new("page")?;
+    place.ip("link set lo up")?;
+    place.enter(pages)?;
+    growth()?;
+    rest(&place)
+}
+
+/// Each page, as often as somebody is impatient.
+fn pages() -> Result<()> {
+    let directory = scratch::directory()?;
+    let text = configuration(NODES);
+    let config = Config::parse(&text, &directory.path().join("scanner.toml"), today(Timestamp::now()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        remember(&config.store, NODES, YEAR, Timestamp::now()).await?;
+        let web = WebConfig { listen: "127.0.0.1:0".parse()?, token: None };
+        let (_keep, config) = watch::channel(Arc::new(config));
+        let page = Page::open(&web, config).await?;
+        let address = page.address()?;
+        tokio::spawn(page.serve());
+        for path in ["/", "/findings", "/findings?page=9", "/nodes", "/nodes?page=4", "/sweeps", "/agents", "/allowlist", "/metrics"] {
+            let (slowest, bytes) = tokio::task::spawn_blocking(move || slowest(address, path)).await??;
+            let milliseconds = slowest.as_secs_f64() * 1e3;
+            println!("| {path} of {NODES} nodes and {YEAR} days, the slowest of {TIMES} | {milliseconds:.0} ms, {} KiB | | |", bytes / 1_024);
+        }
+        Ok(())
+    })
+}
+
+fn slowest(address: SocketAddr, path: &str) -> Result<(Duration, usize)> {
+    let mut slowest = (Duration::ZERO, 0);
+    for _ in 0..TIMES {
+        let mut curl = Command::new("curl");
+        let said = run(curl
+            .args(["-fsS", "--noproxy", "*", "-o", "/dev/null", "-w", "%{time_total} %{size_download}"])
+            .arg(format!("http://{address}{path}")))?;
+        let (seconds, bytes) = said.trim().split_once(' ').context("two numbers")?;
+        slowest = slowest.max((Duration::from_secs_f64(seconds.parse()?), bytes.parse()?));
+    }
+    Ok(slowest)
+}
+
+/// A sweep every 15 minutes, and an exposure on one node in ten each day.
+fn growth() -> Result<()> {
+    let directory = scratch::directory()?;
+    let path = directory.path().join("deadlight.db");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(remember(&Location::File(path.clone()), 50, YEAR, Timestamp::now()))?;
+    println!(
+        "| the file of SQLite, 50 nodes, a sweep every 15 minutes, {YEAR} days | {} MiB | | |",
+        fs::metadata(&path)?.len() >> 20
+    );
+    Ok(())
+}
+
+/// Between full sweeps, with a quick one each minute and a page that nobody looks at.
+fn rest(place: &Netns) -> Result<()> {
+    let directory = scratch::directory()?;
+    let config = directory.path().join("scanner.toml");
+    fs::write(
+        &config,
+        "[vantage]\nid = \"office-a\"\n[sweep]\nevery = \"24h\"\ntcp = \"1-1000\"\nudp = \"\"\n\
+         [[node]]\nname = \"n1\"\naddresses = [\"127.0.0.1\", \"::1\"]\n[store]\nurl = \"sqlite:deadlight.db\"\n[web]\n",
+    )?;
+    let program = Running::start(scanner(place)?.args(["run", "--config"]).arg(&config), "scanner", directory.path())?;
+    wait_for("the first sweep", Duration::from_secs(60), || {
+        let said = program.log();
+        if said.contains("RESULT") { Ok(()) } else { Err(said) }
+    })?;
+    let pid = scanner_of(program.pid().as_raw())?;
+    let (before, began) = (ticks(pid)?, Instant::now());
+    sleep(REST);
+    let spent = ticks(pid)? - before;
+    let per_second = f64::from(u32::try_from(sysconf(SysconfVar::CLK_TCK)?.context("ticks")?)?);
+    let share = 100.0 * f64::from(u32::try_from(spent)?) / per_second / began.elapsed().as_secs_f64();
+    let memory = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let peak = memory.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?.trim().to_owned();
+    println!(
+        "| a scanner between full sweeps, quick ones each minute, over {} s | {share:.2} % of a core, at most {peak} | | |",
+        REST.as_secs()
+    );
+    program.stop()?;
+    Ok(())
+}
+
+/// The scanner itself, where something else has started it.
+fn scanner_of(pid: i32) -> Result<i32> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm"))?;
+    if name.trim().starts_with("deadlight-scann") {
+        return Ok(pid);
+    }
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    let child = children.split_whitespace().next().with_context(|| format!("{} {pid} has no child", name.trim()))?;
+    ensure!(Path::new("/proc").join(child).exists(), "{child} is gone");
+    scanner_of(child.parse()?)
+}
+
+/// Processor time so far, in ticks.
+fn ticks(pid: i32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("stat")?;
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+}
