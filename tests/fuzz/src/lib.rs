@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be is a finding")]
 
+mod alert;
 mod door;
 mod files;
 mod nftables;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
+pub use alert::alert;
 pub use door::{docker, door};
 pub use files::{agent_config, allowlist, payloads, saved_scan, scanner_config};
 pub use nftables::nft;
@@ -30,9 +32,10 @@ const LIMIT: Duration = Duration::from_millis(100);
 pub type Target = fn(&[u8]);
 
 /// Every kind of bytes by the name of its corpus and of its program.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("agent_answer", agent_answer),
     ("agent_config", agent_config),
+    ("alert", alert),
     ("allowlist", allowlist),
     ("answer", answer),
     ("certificate", certificate),

@@ -28,7 +28,7 @@ macro_rules! replayed {
 }
 
 replayed! {
-    agent_answer agent_config allowlist answer certificate docker door enrol_line iptables_save nft order payloads report saved_scan
+    agent_answer agent_config alert allowlist answer certificate docker door enrol_line iptables_save nft order payloads report saved_scan
     scanner_config sinks
 }
 

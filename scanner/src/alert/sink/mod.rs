@@ -14,6 +14,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
+use serde_json::Value;
 
 use super::Alert;
 use super::queue::Sent;
@@ -132,21 +133,24 @@ impl Sink {
         }
     }
 
+    /// A message in the words of this sink; none without alerts.
+    pub fn body(&self, alerts: &[Alert], now: Timestamp) -> Option<Value> {
+        let first = alerts.first()?;
+        Some(match self.kind {
+            Kind::Webhook => body::webhook(&self.vantage, alerts),
+            Kind::Slack => body::slack(&self.vantage, alerts),
+            Kind::Pagerduty => body::pagerduty(&self.vantage, self.key.as_deref().unwrap_or_default(), first),
+            Kind::Alertmanager => body::alertmanager(&self.vantage, alerts, now),
+        })
+    }
+
     /// Sends one message. It has arrived only when the sink says so.
     pub async fn send(&self, alerts: &[Alert], now: Timestamp) -> Result<(), SinkError> {
         let mut url = self.url.clone();
-        let body = match self.kind {
-            Kind::Webhook => body::webhook(&self.vantage, alerts),
-            Kind::Slack => body::slack(&self.vantage, alerts),
-            Kind::Pagerduty => {
-                let Some(alert) = alerts.first() else { return Ok(()) };
-                body::pagerduty(&self.vantage, self.key.as_deref().unwrap_or_default(), alert)
-            }
-            Kind::Alertmanager => {
-                url.set_path(&format!("{}/api/v2/alerts", url.path().trim_end_matches('/')));
-                body::alertmanager(&self.vantage, alerts, now)
-            }
-        };
+        if self.kind == Kind::Alertmanager {
+            url.set_path(&format!("{}/api/v2/alerts", url.path().trim_end_matches('/')));
+        }
+        let Some(body) = self.body(alerts, now) else { return Ok(()) };
         let mut request = self.client.post(url).json(&body);
         // The same for the same message, when it comes again, and for no other.
         if let (Kind::Webhook, [first, ..], Some(last)) = (self.kind, alerts, alerts.last()) {
