@@ -1,5 +1,6 @@
 //! An HTTP connection to an agent, whoever has dialled it.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ pub struct Ask {
     /// How.
     pub method: Method,
     /// What.
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     /// JSON, if there is a body.
     pub body: Option<Bytes>,
     /// The document that says whom to trust, if there is one.
@@ -89,7 +90,7 @@ impl Line {
     }
 
     async fn try_ask(&mut self, ask: &Ask) -> Result<Answer, LineError> {
-        let mut request = Request::builder().method(&ask.method).uri(ask.path).header(HOST, "agent");
+        let mut request = Request::builder().method(&ask.method).uri(ask.path.as_ref()).header(HOST, "agent");
         if ask.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }

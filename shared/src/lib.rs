@@ -7,6 +7,7 @@
 pub mod allowlist;
 pub mod config;
 pub mod enrol;
+pub mod explained;
 pub mod file;
 pub mod finding;
 pub mod hint;

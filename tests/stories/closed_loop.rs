@@ -1,6 +1,6 @@
 //! The scanner finds what should not be open, the agent closes it, the scanner proves it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use deadlight_tests::{
     deployment::{Deployment, Settings},
     docker_rules::{
@@ -84,5 +84,25 @@ fn observe_changes_nothing_and_says_so() -> Result<()> {
     let ended = deployment.scanner(&lab.wire, &["run", "--once"])?.expect_code(1)?;
     ensure!(ended.stdout.contains("observed"), "{ended:?}");
     ensure!((lab.saved_rules()?, lab.native_tables()?) == before, "rules changed in observe mode");
+
+    let address = "2001:db8:51::11";
+    let by_address =
+        deployment.scanner(&lab.wire, &["explain", "n1:8080/tcp", "--address", address])?.expect_code(0)?;
+    let findings = deployment.scanner(&lab.wire, &["findings", "--output", "json"])?.expect_code(1)?;
+    let findings: serde_json::Value = serde_json::from_str(&findings.stdout)?;
+    let all = findings["findings"].as_array().context("findings")?;
+    let named = all.iter().find(|finding| finding["address"] == address && finding["port"] == 8080);
+    let id = named.and_then(|finding| finding["id"].as_str()).context("an id")?;
+    let by_id = deployment.scanner(&lab.wire, &["explain", id])?.expect_code(0)?;
+    for explained in [by_address, by_id] {
+        for wanted in
+            ["8080/tcp on n1\ncause: ", "the way of a packet", "allowlist: no entry", "to close it, these would stand"]
+        {
+            ensure!(explained.stdout.contains(wanted), "no {wanted:?} in {explained:?}");
+        }
+    }
+    // There is no Docker here, and the doctor says so.
+    let doctor = deployment.scanner(&lab.wire, &["doctor"])?.expect_code(1)?;
+    ensure!(doctor.stdout.contains("?? agent of n1: observes: it closes nothing"), "{doctor:?}");
     Ok(())
 }

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use deadlight_shared::Port;
+use deadlight_shared::explained::{section, text};
 use deadlight_shared::wire::{ClosedPort, Mode};
 
 use super::{hinted, print, warn_unsaved};
-use crate::explain::{Question, section, text};
+use crate::explain::Question;
 use crate::firewall::Change;
 use crate::node::{Node, Reverted, Selection};
 

@@ -4,7 +4,6 @@
 //! reply address names who answered; then Docker's DNAT rules; then the socket that listens.
 
 mod path;
-mod text;
 
 use std::net::IpAddr;
 
@@ -12,7 +11,6 @@ use deadlight_shared::wire::{Cause, CauseKind};
 use deadlight_shared::{Port, Protocol};
 
 pub use path::path;
-pub use text::{section, text};
 
 use crate::firewall::DockerRules;
 use crate::firewall::iptables::Dnat;

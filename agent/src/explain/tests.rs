@@ -84,7 +84,7 @@ impl World {
         let subnets = ["172.17.0.0/16", "172.18.0.0/16"].map(|net| net.parse().unwrap()).into();
         let desired = Desired { docker_subnets: subnets, ..Desired::default() };
         let rules = iptables::lines_for(port, &desired, &self.rules);
-        text(&Explanation {
+        deadlight_shared::explained::text(&Explanation {
             schema: Explanation::SCHEMA.to_owned(),
             node: "n1".parse().unwrap(),
             port,

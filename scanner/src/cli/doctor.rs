@@ -13,7 +13,7 @@ use deadlight_shared::text::printable;
 use deadlight_shared::wire::Mode;
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, Unit};
 use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
@@ -148,13 +148,14 @@ async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
         (Ok(state), Ok(last), Ok(sinks)) => {
             found.push(well("database", format!("{}: {} findings", database.location(), state.findings.len())));
             let status = Status::new(state, last, config.every, now);
+            let long = |age: SignedDuration| age.round(Unit::Second).unwrap_or(age);
             found.push(match &status.sweep {
                 Some(LastSweep { late: false, age, .. }) => {
-                    well("sweeps", format!("the last full one ended {age:#} ago"))
+                    well("sweeps", format!("the last full one ended {:#} ago", long(*age)))
                 }
                 Some(LastSweep { age, .. }) => wrong(
                     "sweeps",
-                    format!("the last full one ended {age:#} ago: the next is overdue"),
+                    format!("the last full one ended {:#} ago: the next is overdue", long(*age)),
                     "systemctl status deadlight-scanner",
                 ),
                 None => doubt("sweeps", "there was none yet".to_owned(), "deadlight-scanner run"),

@@ -8,6 +8,7 @@ mod diff;
 mod doctor;
 mod enroll;
 mod exit;
+mod explain;
 #[doc(hidden)]
 pub mod fuzzing;
 mod manual;
@@ -59,6 +60,8 @@ enum Command {
     /// List what is open that should not be
     #[command(after_help = past::findings::HELP)]
     Findings(past::findings::Arguments),
+    /// Say why a port is open: ask the agent on its node
+    Explain(explain::Arguments),
     /// Tell what became of findings, and why
     History(past::history::Arguments),
     /// Tell nobody of a finding for a while
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Some(Command::Sweep(command)) => with_runtime("warn", sweep::run(command)),
         Some(Command::Status(arguments)) => with_runtime("warn", past::status::run(arguments)),
         Some(Command::Findings(arguments)) => with_runtime("warn", past::findings::run(arguments)),
+        Some(Command::Explain(arguments)) => with_runtime("warn", explain::run(arguments)),
         Some(Command::History(arguments)) => with_runtime("warn", past::history::run(arguments)),
         Some(Command::Silence(arguments)) => with_runtime("warn", past::silence::run(arguments)),
         Some(Command::Backup(arguments)) => with_runtime("warn", past::backup::run(arguments)),

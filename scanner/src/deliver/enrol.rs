@@ -117,7 +117,7 @@ impl Meeting<'_> {
     ) -> Result<Bytes, EnrolError> {
         let body = serde_json::to_vec(body).map_err(EnrolError::Malformed)?;
         let trust = HeaderValue::from_str(&self.trust.to_header()).ok();
-        let ask = Ask { method, path, body: Some(body.into()), trust, limit: LIMIT };
+        let ask = Ask { method, path: path.into(), body: Some(body.into()), trust, limit: LIMIT };
         let answer = line.ask(&ask).await.map_err(|error| EnrolError::Reach(error.into()))?;
         let (status, body) = (answer.status, answer.body);
         match (status.is_success(), serde_json::from_slice::<Problem>(&body)) {

@@ -3,16 +3,18 @@
 mod enrol;
 mod obstacle;
 
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use deadlight_shared::Name;
 use deadlight_shared::text::printable;
 use deadlight_shared::trust::{SignedTrust, TRUST_HEADER};
 use deadlight_shared::wire::{
-    CertificateCall, MAX_ANSWER, Order, OrderError, OrderMark, Problem, RenewAnswer, Report, Status,
+    CertificateCall, Explanation, MAX_ANSWER, Order, OrderError, OrderMark, Problem, RenewAnswer, Report, Status,
 };
+use deadlight_shared::{Name, Port};
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use jiff::fmt::rfc2822;
@@ -168,6 +170,17 @@ impl Agent {
         read(&self.answer(self.question(Method::GET, "/v1/status", STATUS_LIMIT)).await?)
     }
 
+    /// Why `port` is open there, at `address` where that is known.
+    pub async fn explain(&self, port: Port, address: Option<IpAddr>) -> Result<Explanation, DeliverError> {
+        let query = address.map(|address| format!("?address={address}")).unwrap_or_default();
+        let path = format!("/v1/explain/{}/{}{query}", port.protocol, port.number);
+        let explanation: Explanation = read(&self.answer(self.question(Method::GET, path, STATUS_LIMIT)).await?)?;
+        match explanation.schema == Explanation::SCHEMA && explanation.node == self.node {
+            true => Ok(explanation),
+            false => Err(DeliverError::Foreign { schema: explanation.schema, node: explanation.node }),
+        }
+    }
+
     /// Asks for a request for its next certificate (PKCS#10, PEM).
     pub async fn request_renewal(&self) -> Result<String, DeliverError> {
         let answer = self.answer(self.question(Method::POST, "/v1/renew", STATUS_LIMIT)).await?;
@@ -188,8 +201,8 @@ impl Agent {
         Some(self.held.load(Ordering::Relaxed)).filter(|held| *held > 0)
     }
 
-    fn question(&self, method: Method, path: &'static str, limit: Duration) -> Ask {
-        Ask { method, path, body: None, trust: self.trust.clone(), limit }
+    fn question(&self, method: Method, path: impl Into<Cow<'static, str>>, limit: Duration) -> Ask {
+        Ask { method, path: path.into(), body: None, trust: self.trust.clone(), limit }
     }
 
     async fn answer(&self, ask: Ask) -> Result<Bytes, DeliverError> {
@@ -259,7 +272,9 @@ pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, DeliverError> 
 async fn push(client: &Client, agent: &Url, ask: Ask) -> Result<Answer, DeliverError> {
     let reach = |source: reqwest::Error| DeliverError::Reach { url: agent.clone(), source: source.without_url() };
     let mut url = agent.clone();
-    url.set_path(ask.path);
+    let (path, query) = ask.path.split_once('?').map_or((ask.path.as_ref(), None), |(path, query)| (path, Some(query)));
+    url.set_path(path);
+    url.set_query(query);
     let mut request = client.request(ask.method, url).timeout(ask.limit);
     if let Some(trust) = ask.trust {
         request = request.header(TRUST_HEADER, trust);

@@ -240,7 +240,7 @@ impl Call {
 
 /// What shows that an agent is there.
 pub(super) fn alive() -> Ask {
-    Ask { method: Method::GET, path: "/v1/alive", body: None, trust: None, limit: ALIVE_LIMIT }
+    Ask { method: Method::GET, path: "/v1/alive".into(), body: None, trust: None, limit: ALIVE_LIMIT }
 }
 
 #[cfg(test)]

@@ -49,6 +49,22 @@ fn an_allowlist_is_refused_by_entry() {
 }
 
 #[test]
+fn what_no_agent_can_explain_is_refused_by_name() {
+    let deployment = Deployment::new(&["n1"]);
+    deployment.configure(&[1], "agent = \"https://127.0.0.1:1\"");
+    for (port, wanted) in [
+        ("n1:8080", "neither a finding's id"),
+        ("n2:8080/tcp", "hint: it has n1"),
+        ("n1:8080/tcp", "hint: on the node: deadlight-agent explain 8080/tcp"),
+        ("0123456789abcdef", "there is no database"),
+    ] {
+        deployment.run(&["explain", port]).expect(2, &[wanted]);
+    }
+    deployment.configure(&[1], "");
+    deployment.run(&["explain", "n1:8080/tcp"]).expect(2, &["n1 has no agent", "hint: deadlight-scanner enroll n1"]);
+}
+
+#[test]
 fn a_configuration_is_refused_by_line_and_nearest_key() {
     let deployment = Deployment::new(&["n1"]);
     deployment.configure(&[1], "agent = \"https://127.0.0.1:7443\"");

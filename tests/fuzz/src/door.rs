@@ -87,7 +87,7 @@ pub fn docker(bytes: &[u8]) {
     let facts = Facts { flows: Ok(Vec::new()), listeners: Ok(Vec::new()), docker: Ok(facts), addresses: Vec::new() };
     for port in ports.iter().take(8) {
         let cause = explain::cause(Question { port, address: None, from: None }, &facts, &DockerRules::default());
-        assert_lines(&explain::text(&Explanation {
+        assert_lines(&deadlight_shared::explained::text(&Explanation {
             schema: Explanation::SCHEMA.to_owned(),
             node: "n1".parse::<Name>().unwrap(),
             port,

@@ -2,7 +2,6 @@
 
 use std::sync::OnceLock;
 
-use deadlight_agent::explain;
 use deadlight_agent::ledger::{Closure, Ledger, Origin};
 use deadlight_agent::plan::{Policy, Verdict, decide, record};
 use deadlight_scanner::cli::fuzzing;
@@ -65,7 +64,7 @@ pub fn report(bytes: &[u8]) {
     if let Ok(explanation) = serde_json::from_slice::<Explanation>(bytes) {
         let written = serde_json::to_vec(&explanation).unwrap();
         assert_eq!(serde_json::from_slice::<Explanation>(&written).unwrap(), explanation);
-        assert_lines(&explain::text(&explanation));
+        assert_lines(&deadlight_shared::explained::text(&explanation));
     }
 }
 

@@ -7,6 +7,8 @@ pub(super) mod silence;
 pub(super) mod status;
 mod which;
 
+pub(super) use which::{Which, wanted};
+
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};

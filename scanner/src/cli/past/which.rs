@@ -11,7 +11,7 @@ use crate::store::Database;
 
 /// One finding, or those of a port at all addresses of its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Which {
+pub(in crate::cli) enum Which {
     Id(FindingId),
     Place(Name, Port),
 }
@@ -19,10 +19,10 @@ pub(super) enum Which {
 /// The text names no finding.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("neither a finding's id (16 hexadecimal digits) nor a place like n1:8080/tcp")]
-pub(super) struct WhichError;
+pub(in crate::cli) struct WhichError;
 
 /// The findings of that name; at least one.
-pub(super) async fn wanted(database: &Database, which: &Which) -> Result<Vec<Finding>, Failure> {
+pub(in crate::cli) async fn wanted(database: &Database, which: &Which) -> Result<Vec<Finding>, Failure> {
     let mut findings = database.load().await.map_err(hinted)?.findings;
     findings.retain(|finding| which.names(finding));
     match findings.is_empty() {

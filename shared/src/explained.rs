@@ -1,9 +1,9 @@
-//! An explanation for people.
+//! An explanation for people. Pure.
 
 use std::fmt::Write as _;
 
-use deadlight_shared::text::printable;
-use deadlight_shared::wire::Explanation;
+use crate::text::printable;
+use crate::wire::Explanation;
 
 /// Longest line of foreign text that is shown.
 const LINE: usize = 300;
