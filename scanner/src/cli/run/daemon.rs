@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{interval, sleep_until};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::super::check::{self, Checked, today};
 use super::super::past::hinted;
@@ -78,7 +78,7 @@ impl Scanner {
     pub(super) async fn forever(&mut self, path: &Path) -> Result<Exit, Failure> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut schedule = Schedule::new(self.config.every, self.config.quick, Instant::now());
-        let (mut wanted, mut news, mut lives) = (interval(WANTED), interval(upkeep::NEWS), interval(LIVES));
+        let (mut wanted, mut news, mut lives) = (ticks(WANTED), ticks(upkeep::NEWS), ticks(LIVES));
         let mut kept = Instant::now();
         self.open_page().await?;
         notify(&[NotifyState::Ready]);
@@ -90,6 +90,14 @@ impl Scanner {
             tokio::select! {
                 biased;
                 _ = hangup.recv() => self.reload(path, &mut schedule).await,
+                // Before all that may wait for a database or a monitor: nothing keeps a sweep waiting for long.
+                () = sleep_until(due.into()) => {
+                    schedule.begun(scope, Instant::now(), fastrand::f64());
+                    let is_settled = self.scheduled(scope).await;
+                    schedule.ended(Instant::now(), is_settled);
+                    // Where one round follows upon the other there is no time in between.
+                    self.live().await;
+                }
                 _ = wanted.tick() => {
                     // A database that cannot be asked is told of at the end of each round.
                     if self.database.is_sweep_wanted().await.is_ok_and(|is| is) {
@@ -103,11 +111,6 @@ impl Scanner {
                     }
                 }
                 _ = lives.tick(), if self.beat.is_some() => self.live().await,
-                () = sleep_until(due.into()) => {
-                    schedule.begun(scope, Instant::now(), fastrand::f64());
-                    let is_settled = self.scheduled(scope).await;
-                    schedule.ended(Instant::now(), is_settled);
-                }
             }
         }
     }
@@ -229,9 +232,16 @@ fn agents(config: &Config, hub: Option<&Hub>) -> Result<BTreeMap<Name, Agent>, F
     )?)
 }
 
+/// What was missed during a round is not made up for.
+fn ticks(pause: Duration) -> Interval {
+    let mut ticks = interval(pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 /// As long as this runs, nothing blocks.
 async fn keep_alive(pause: Duration) {
-    let mut ticks = interval(pause);
+    let mut ticks = ticks(pause);
     loop {
         ticks.tick().await;
         notify(&[NotifyState::Watchdog]);
