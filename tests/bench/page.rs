@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use deadlight_scanner::{
     config::{Config, WebConfig},
-    store::Location,
+    store::{Database, Location},
     web::Page,
 };
 use deadlight_shared::allowlist::today;
@@ -51,8 +51,9 @@ fn pages() -> Result<()> {
     runtime.block_on(async {
         remember(&config.store, NODES, YEAR, Timestamp::now()).await?;
         let web = WebConfig { listen: "127.0.0.1:0".parse()?, token: None };
+        let database = Arc::new(Database::open_existing(&config.store, &config.vantage).await?);
         let (_keep, config) = watch::channel(Arc::new(config));
-        let page = Page::open(&web, config).await?;
+        let page = Page::open(&web, config, database).await?;
         let address = page.address()?;
         tokio::spawn(page.serve());
         for path in ["/", "/findings", "/findings?page=9", "/nodes", "/nodes?page=4", "/sweeps", "/agents", "/allowlist", "/metrics"] {

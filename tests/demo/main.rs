@@ -12,6 +12,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, ensure};
 use deadlight_scanner::{
     config::{Config, WebConfig},
+    store::Database,
     web::Page,
 };
 use deadlight_shared::allowlist::today;
@@ -100,8 +101,9 @@ fn tell(runtime: &Runtime) -> Result<()> {
 async fn page(path: &Path) -> Result<()> {
     let config = Config::load(path, today(Timestamp::now()))?;
     let web = WebConfig { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: None };
+    let database = Arc::new(Database::open_existing(&config.store, &config.vantage).await?);
     let (_keep, config) = watch::channel(Arc::new(config));
-    let page = Page::open(&web, config).await?;
+    let page = Page::open(&web, config, database).await?;
     let url = format!("http://{}/", page.address()?);
     let serving = tokio::spawn(page.serve());
     let mut curl = Command::new("curl");

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use deadlight_scanner::{
     config::{Config, WebConfig},
+    store::Database,
     web::Page,
 };
 use deadlight_tests::{
@@ -52,8 +53,9 @@ fn on_a_page(token: Option<&str>, story: impl AsyncFnOnce(SocketAddr, &Netns) ->
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             remember(&config.store, 6, 40, Timestamp::now()).await?;
+            let database = Arc::new(Database::open_existing(&config.store, &config.vantage).await?);
             let (_keep, config) = watch::channel(Arc::new(config));
-            let page = Page::open(&web, config).await?;
+            let page = Page::open(&web, config, database).await?;
             let address = page.address()?;
             let page = tokio::spawn(page.serve());
             let told = story(address, &place).await;
@@ -270,8 +272,9 @@ fn pages_stay_small_with_500_nodes_and_a_year() -> Result<()> {
         let web = WebConfig { listen: "127.0.0.1:0".parse()?, token: None };
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
             remember(&config.store, 500, 20, Timestamp::now()).await?;
+            let database = Arc::new(Database::open_existing(&config.store, &config.vantage).await?);
             let (_keep, config) = watch::channel(Arc::new(config));
-            let page = Page::open(&web, config).await?;
+            let page = Page::open(&web, config, database).await?;
             let address = page.address()?;
             let page = tokio::spawn(page.serve());
             for path in PAGES.map(|(path, _)| path).into_iter().chain([

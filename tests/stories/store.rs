@@ -44,12 +44,12 @@ async fn what_is_written_is_read(location: Location) -> Result<()> {
         let read = database.load().await?;
         ensure!(read == wanted, "{read:#?}\nis not\n{wanted:#?}");
     }
-    let mut is_wanted = vec![database.is_sweep_wanted().await?];
+    let mut since = vec![database.wanted_sweep().await?];
     database.want_sweep(at(300)).await?;
-    is_wanted.push(database.is_sweep_wanted().await?);
+    since.push(database.wanted_sweep().await?);
     database.take_wanted_sweep().await?;
-    is_wanted.push(database.is_sweep_wanted().await?);
-    ensure!(is_wanted == [false, true, false] && database.load().await? == wanted, "{is_wanted:?}");
+    since.push(database.wanted_sweep().await?);
+    ensure!(since == [None, Some(at(300)), None] && database.load().await? == wanted, "{since:?}");
     ensure!(
         wanted.records().iter().fold(State::default(), |mut state, record| {
             state.apply(record);

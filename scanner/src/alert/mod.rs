@@ -58,7 +58,7 @@ pub enum Kind {
     Exposed,
     /// Its agent did not close it, or closed it in vain.
     Unclosed,
-    /// Its agent says closed and the network says open. Nothing holds this back.
+    /// Its agent says closed and the network says open. No silence holds this back; while it lasts it is told each hour.
     Contradicted,
     /// It is still open after a while.
     Reminder,

@@ -1,4 +1,4 @@
-//! `doctor`: what keeps this scanner from seeing, closing, proving or telling, each with its remedy. It changes nothing.
+//! `doctor`: what keeps this scanner from seeing, closing, proving or telling, each with its remedy. It only asks.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use clap::Args;
-use deadlight_shared::Name;
 use deadlight_shared::hint;
 use deadlight_shared::text::printable;
 use deadlight_shared::wire::Mode;
+use deadlight_shared::{Identity, Name};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use jiff::{SignedDuration, Timestamp, Unit};
@@ -23,6 +23,7 @@ use super::{Exit, Failure, written};
 use crate::config::{Config, Node, TrustSource, Way};
 use crate::deliver::Agent;
 use crate::net::{self, raw::Sender};
+use crate::pki::Certificate;
 use crate::probe::Outcome;
 use crate::pull::Purpose;
 use crate::store::{Database, DatabaseError, Location, Past};
@@ -150,6 +151,11 @@ async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
             let status = Status::new(state, last, config.every, now);
             let long = |age: SignedDuration| age.round(Unit::Second).unwrap_or(age);
             found.push(match &status.sweep {
+                Some(LastSweep { late: false, complete: false, age, .. }) => doubt(
+                    "sweeps",
+                    format!("the last full one ended {:#} ago and did not see everything", long(*age)),
+                    "what follows says why; else: deadlight-scanner status",
+                ),
                 Some(LastSweep { late: false, age, .. }) => {
                     well("sweeps", format!("the last full one ended {:#} ago", long(*age)))
                 }
@@ -191,7 +197,11 @@ fn disk(config: &Config) -> Option<Found> {
 fn certificates(config: &Config, now: Timestamp) -> Result<Vec<Found>, Failure> {
     let Some(TrustSource::Pki(_)) = &config.trust else { return Ok(Vec::new()) };
     let registry = check::registry(config)?;
-    let latest = registry.iter().flat_map(|registry| registry.latest());
+    let is_ours = |certificate: &&Certificate| match &certificate.identity {
+        Identity::Agent(name) => upkeep::with_agent(config).any(|(node, _)| node.name == *name),
+        Identity::Scanner(_) => true,
+    };
+    let latest = registry.iter().flat_map(|registry| registry.latest()).filter(is_ours);
     let judged = latest.map(|certificate| {
         let (subject, to) = (format!("certificate of {}", certificate.identity), certificate.to);
         match to.duration_since(now) {

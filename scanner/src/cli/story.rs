@@ -44,7 +44,7 @@ impl<W: Write> Story<W> {
             return;
         }
         match *news {
-            News::Swept { sweep, assessment } => self.sweep(config, sweep, assessment),
+            News::Swept { sweep, assessment, .. } => self.sweep(config, sweep, assessment),
             News::Unanswered { node, error } => self.no_report(node, error),
             News::Answered { report, before } => self.report(report, before),
             News::Looking(rescans) => self.rescan(rescans),
@@ -208,10 +208,12 @@ impl<W: Write> Story<W> {
 /// Whether it is something that the round before did not have.
 fn is_new(news: &News<'_>) -> bool {
     match *news {
-        News::Swept { sweep, assessment } => assessment.findings.iter().any(|finding| {
-            let is_first = finding.first_seen == sweep.started || finding.status == FindingStatus::Reopened;
-            is_first && assessment.exposed.contains(&finding.id)
-        }),
+        News::Swept { assessment, before, .. } => {
+            let known: BTreeMap<_, _> = before.iter().map(|finding| (&finding.id, finding.status)).collect();
+            let is_changed = |finding: &Finding| known.get(&finding.id) != Some(&finding.status);
+            let mut exposed = assessment.findings.iter().filter(|finding| assessment.exposed.contains(&finding.id));
+            exposed.any(is_changed)
+        }
         News::Contradicted(_) => true,
         News::Looked { checked, .. } => checked.iter().any(|checked| matches!(checked.verdict, Verdict::Closed(_))),
         News::Unanswered { .. } | News::Answered { .. } | News::Looking(_) | News::Ended(_) => false,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use deadlight_shared::hint::Hinted;
+use deadlight_shared::hint::HintExt as _;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
@@ -33,11 +33,11 @@ pub(super) async fn run(Command::Now(arguments): Command) -> Result<Exit, Failur
     let (config, database) = open(&arguments.file).await?;
     database.want_sweep(Timestamp::now()).await.map_err(hinted)?;
     let end = Instant::now() + Duration::from_secs(arguments.wait);
-    while database.is_sweep_wanted().await.map_err(hinted)? {
+    while database.wanted_sweep().await.map_err(hinted)?.is_some() {
         if Instant::now() >= end {
-            database.take_wanted_sweep().await.map_err(hinted)?;
             let error = format!("no scanner of {} has begun a sweep within {} s", config.vantage, arguments.wait);
-            return Err(Hinted::new(std::io::Error::other(error), "start one: deadlight-scanner run").into());
+            let hint = "start one: deadlight-scanner run; one that is amid a round sweeps when that is over";
+            return Ok(Err(error).hint(hint)?);
         }
         sleep(POLL).await;
     }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::net::IpAddr;
 
 use deadlight_shared::wire::Report;
-use deadlight_shared::{Name, Port};
+use deadlight_shared::{Finding, Name, Port};
 
 use super::Ending;
 use crate::assess::Assessment;
@@ -21,6 +21,8 @@ pub enum News<'a> {
         sweep: &'a Sweep,
         /// What it means.
         assessment: &'a Assessment,
+        /// The findings before it.
+        before: &'a [Finding],
     },
     /// An agent gave no report.
     Unanswered {
@@ -38,7 +40,7 @@ pub enum News<'a> {
     },
     /// What is looked at again.
     Looking(&'a [Rescan]),
-    /// An agent's word against the network's. Nothing holds this back, and nothing is behind it.
+    /// An agent's word against the network's. No silence holds it back, and nothing is behind it.
     Contradicted(&'a Contradiction),
     /// What the second look showed.
     Looked {

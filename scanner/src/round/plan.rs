@@ -49,7 +49,9 @@ pub fn plan(config: &Config, scope: Scope, expectations: &[Expectation], known: 
 }
 
 fn quick(node: &Node, expected: &Expectation, known: &State, anywhere: &PortSet) -> PortSet {
+    let liars = known.liars();
     let seen = known.seen.iter().filter(|(_, seen)| seen.node == node.name && seen.state == PortState::Open);
+    let seen = seen.filter(|(target, _)| !liars.contains_key(&target.address));
     let mut ports: PortSet = seen.map(|(target, _)| target.port).collect();
     ports.extend(anywhere);
     if expected.ports.len() <= MOST_ALLOWED {

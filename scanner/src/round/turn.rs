@@ -40,12 +40,19 @@ impl Turn {
         config: &Config,
         today: Date,
         scope: Scope,
-        sweep: Sweep,
+        mut sweep: Sweep,
         store: &mut Store,
         mut tell: impl FnMut(News<'_>),
     ) -> Self {
         let expectations = config.expectations(today);
-        let mut assessment = assess(&sweep, &expectations, store.findings().to_vec());
+        let before = store.findings().to_vec();
+        if scope == Scope::Quick {
+            // It has asked too few ports to find them out itself.
+            for (address, open) in store.state().liars() {
+                sweep.liars.entry(address).or_insert(open);
+            }
+        }
+        let mut assessment = assess(&sweep, &expectations, before.clone());
         let targets = config.targets();
         let is_listed = |finding: &Finding| targets.contains(&(&finding.node, finding.address));
         // Nobody looks at them any more, so nothing will ever be said of them.
@@ -54,7 +61,7 @@ impl Turn {
                 finding.status = FindingStatus::Accepted;
             }
         }
-        tell(News::Swept { sweep: &sweep, assessment: &assessment });
+        tell(News::Swept { sweep: &sweep, assessment: &assessment, before: &before });
         store.see(&sweep, scope);
         let evidence: BTreeMap<Target, String> =
             sweep.observations.iter().map(|seen| (Target::of(seen), seen.evidence.to_string())).collect();

@@ -269,12 +269,12 @@ impl Database {
             .map_err(|source| self.unwritten(source))
     }
 
-    /// Whether somebody waits for a full sweep.
-    pub async fn is_sweep_wanted(&self) -> Result<bool, DatabaseError> {
-        within(PATIENCE, rows::is_sweep_wanted(&self.pool, &self.vantage)).await.map_err(|source| self.unread(source))
+    /// Since when somebody waits for a full sweep.
+    pub async fn wanted_sweep(&self) -> Result<Option<Timestamp>, DatabaseError> {
+        within(PATIENCE, rows::wanted_sweep(&self.pool, &self.vantage)).await.map_err(|source| self.unread(source))
     }
 
-    /// The sweep that somebody waited for begins, or is not wanted any more.
+    /// The sweep that somebody waited for begins.
     pub async fn take_wanted_sweep(&self) -> Result<(), DatabaseError> {
         within(PATIENCE, rows::take_wanted_sweep(&self.pool, &self.vantage))
             .await

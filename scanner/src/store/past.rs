@@ -1,5 +1,7 @@
 //! What happened, as it is asked for later.
 
+use std::collections::BTreeSet;
+
 use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -68,6 +70,15 @@ impl Past<'_> {
         let sweeps = sweeps.bind(vantage.to_string()).bind(i64::from(most));
         let rows = within(LONGEST, sweeps.fetch_all(self.0.pool())).await.map_err(|source| self.0.unread(source))?;
         rows.iter().map(rows::swept).collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
+    }
+
+    /// The findings that changed since `from`, as `vantage` saw them.
+    pub async fn turned(&self, vantage: &Name, from: Timestamp) -> Result<BTreeSet<FindingId>, DatabaseError> {
+        let turned = query("SELECT DISTINCT finding FROM event WHERE at >= $1 AND vantage = $2");
+        let turned = turned.bind(from.as_microsecond()).bind(vantage.to_string());
+        let rows = within(LONGEST, turned.fetch_all(self.0.pool())).await.map_err(|source| self.0.unread(source))?;
+        let read: Result<_, _> = rows.iter().map(|row| rows::parsed(row, "finding")).collect();
+        read.map_err(|source| self.0.unread(source))
     }
 
     /// The last `most` changes of a finding as `vantage` saw them, in order.

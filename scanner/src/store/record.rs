@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alert::{Alert, Episode};
 use crate::round::{Ending, Scope};
-use crate::sweep::{Sweep, Tally};
+use crate::sweep::{MOST_OPEN, Sweep, Tally};
 
 /// Longest text of others that is shown.
 const SHOWN: usize = 300;
@@ -262,6 +262,18 @@ impl State {
         let gone = self.seen.keys().filter(|target| is_all && !now.contains_key(target) && !unasked(target));
         let gone = gone.map(|target| Record::Seen { target: *target, seen: None, at });
         changed.chain(gone).collect()
+    }
+}
+
+impl State {
+    /// Addresses at which more ports were seen open than one host has, with their number: what answers there is not believed.
+    pub fn liars(&self) -> BTreeMap<IpAddr, usize> {
+        let mut open = BTreeMap::new();
+        for (target, _) in self.seen.iter().filter(|(_, seen)| seen.state == PortState::Open) {
+            *open.entry(target.address).or_insert(0) += 1;
+        }
+        open.retain(|_, count| *count > MOST_OPEN);
+        open
     }
 }
 

@@ -268,9 +268,10 @@ pub(super) async fn want_sweep(pool: &AnyPool, vantage: &Name, now: Timestamp) -
     want.bind(vantage.to_string()).bind(now.as_microsecond()).execute(pool).await.map(drop)
 }
 
-pub(super) async fn is_sweep_wanted(pool: &AnyPool, vantage: &Name) -> Result<bool, Error> {
-    let wanted = query("SELECT 1 FROM scanner WHERE vantage = $1 AND wanted IS NOT NULL");
-    Ok(wanted.bind(vantage.to_string()).fetch_optional(pool).await?.is_some())
+pub(super) async fn wanted_sweep(pool: &AnyPool, vantage: &Name) -> Result<Option<Timestamp>, Error> {
+    let wanted = query("SELECT wanted FROM scanner WHERE vantage = $1 AND wanted IS NOT NULL");
+    let row = wanted.bind(vantage.to_string()).fetch_optional(pool).await?;
+    row.map(|row| time(&row, "wanted")).transpose()
 }
 
 pub(super) async fn take_wanted_sweep(pool: &AnyPool, vantage: &Name) -> Result<(), Error> {

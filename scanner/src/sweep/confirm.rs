@@ -17,7 +17,7 @@ use crate::net;
 use crate::probe::Outcome;
 
 /// An address with more open ports is not believed: something before it answers in its place.
-pub(super) const MOST_OPEN: usize = 50;
+pub const MOST_OPEN: usize = 50;
 /// Handshakes at once.
 const AT_ONCE: usize = 64;
 /// One handshake: long enough for the kernel to repeat its SYN twice.

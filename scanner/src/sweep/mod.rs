@@ -26,6 +26,7 @@ use crate::net::raw::RawError;
 use crate::probe::Payloads;
 use seen::Seen;
 
+pub use confirm::MOST_OPEN;
 pub use rescan::{Checked, Limits, Rescan, rescan};
 pub use targets::{Target, TargetError, Unresolved, nodes_of};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use deadlight_shared::{FindingStatus, Protocol};
+use deadlight_shared::FindingStatus;
 use jiff::Timestamp;
 use prometheus::{Encoder as _, GaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder};
 
@@ -85,7 +85,7 @@ fn encoded(picture: &Picture) -> prometheus::Result<Vec<u8>> {
     let oldest = oldest.map_or(0.0, |first| seconds(picture.now, first));
     gauges.set(
         "oldest_exposure_age_seconds",
-        "Since when the oldest exposure is known; 0 without one.",
+        "Since when the exposure that was first seen earliest is known, also if it was closed in between; 0 without one.",
         [],
         [([], oldest)],
     )?;
@@ -188,12 +188,8 @@ fn agents(gauges: &Gauges, picture: &Picture) -> prometheus::Result<()> {
     for finding in picture.state.findings.iter().filter(|finding| finding.status == FindingStatus::Resolved) {
         *closed.entry((finding.node.to_string(), finding.protocol)).or_default() += 1;
     }
-    let closed = closed.into_iter().map(|((node, protocol), count)| ([node, word(protocol)], number(count)));
+    let closed = closed.into_iter().map(|((node, protocol), count)| ([node, protocol.to_string()], number(count)));
     gauges.set("proven_closed", "Findings that are proven closed, by node.", ["node", "protocol"], closed)
-}
-
-fn word(protocol: Protocol) -> String {
-    protocol.to_string()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

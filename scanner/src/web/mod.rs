@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{self, AUTHORIZATION, HOST, HeaderName, WWW_AUTHENTICATE};
+use axum::http::header::{self, AUTHORIZATION, CONNECTION, HOST, HeaderName, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -82,15 +82,12 @@ pub enum WebError {
         /// The file.
         path: String,
     },
-    /// What is remembered cannot be read.
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
 }
 
 /// What every answer is made of.
 struct Site {
-    access: Access,
-    database: Database,
+    web: WebConfig,
+    database: Arc<Database>,
     vantage: Name,
     /// The configuration that is in force now.
     config: watch::Receiver<Arc<Config>>,
@@ -103,14 +100,17 @@ pub struct Page {
 }
 
 impl Page {
-    /// Listens where `web` says. What it shows follows `config`, and comes from the database that `config` names now.
-    pub async fn open(web: &WebConfig, config: watch::Receiver<Arc<Config>>) -> Result<Self, WebError> {
-        let access = access(web)?;
+    /// Listens where `web` says. What it shows follows `config`, and comes from `database`.
+    pub async fn open(
+        web: &WebConfig,
+        config: watch::Receiver<Arc<Config>>,
+        database: Arc<Database>,
+    ) -> Result<Self, WebError> {
+        check(web)?;
         let address = web.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| WebError::Listen { address, source })?;
-        let now = Arc::clone(&config.borrow());
-        let database = Database::open_existing(&now.store, &now.vantage).await?;
-        let site = Arc::new(Site { access, database, vantage: now.vantage.clone(), config });
+        let vantage = config.borrow().vantage.clone();
+        let site = Arc::new(Site { web: web.clone(), database, vantage, config });
         Ok(Self { listener, router: router(site) })
     }
 
@@ -169,11 +169,20 @@ fn router(site: Arc<Site>) -> Router {
 
 /// Lets in who may look, and puts on every answer what browsers have to know.
 async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    // Read each time: a token that got known can be changed without a restart.
+    let access = match access(&site.web) {
+        Ok(access) => access,
+        Err(error) => {
+            tracing::error!("the page: {}", hint::line(&error));
+            return (StatusCode::SERVICE_UNAVAILABLE, [(CONNECTION, "close")], "The token cannot be read.\n")
+                .into_response();
+        }
+    };
     let admitted = {
         let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
-        site.access.admit(header(HOST), header(AUTHORIZATION))
+        access.admit(header(HOST), header(AUTHORIZATION))
     };
-    let mut response = match admitted {
+    let mut response = match &admitted {
         Ok(()) => next.run(request).await,
         Err(Refusal::Host) => {
             (StatusCode::MISDIRECTED_REQUEST, "This page answers to localhost and loopback addresses only.\n")
@@ -185,6 +194,9 @@ async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> R
             (StatusCode::UNAUTHORIZED, ask, "The token is missing or wrong.\n").into_response()
         }
     };
+    if admitted.is_err() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response.headers_mut().extend(HEADERS);
     response
 }

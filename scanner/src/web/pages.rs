@@ -164,7 +164,9 @@ pub(super) async fn finding(State(site): State<Arc<Site>>, Path(id): Path<String
         return Err(NoAnswer::Nothing);
     };
     let story = Past(&site.database).story(&finding.id).await?;
-    let latest = |wanted: fn(&Why) -> bool| story.iter().rev().map(|event| &event.why).find(|why| wanted(why));
+    let latest = |wanted: fn(&Why) -> bool| {
+        story.iter().rev().filter(|event| event.vantage == site.vantage).map(|event| &event.why).find(|why| wanted(why))
+    };
     let outcome = latest(|why| matches!(why, Why::Agent(_))).and_then(|why| match why {
         Why::Agent(outcome) => Some(outcome.as_ref()),
         _ => None,

@@ -33,7 +33,7 @@ impl Picture {
         let config = Arc::clone(&site.config.borrow());
         let (now, past) = (Timestamp::now(), Past(&site.database));
         let mut state = site.database.load().await?;
-        state.contacts.retain(|name, _| config.nodes.iter().any(|node| node.name == *name));
+        state.contacts.retain(|name, _| has_agent(&config, name));
         // What matters comes first, and of that the youngest.
         state.findings.sort_by_key(|finding| (finding.status.is_over(), std::cmp::Reverse(finding.first_seen)));
         Ok(Self {
@@ -53,7 +53,11 @@ impl Picture {
 
     pub(super) async fn timeline(&self, site: &Site) -> Result<Timeline, DatabaseError> {
         let mut tracks = Vec::new();
-        for finding in self.state.findings.iter().take(TRACKS) {
+        let from = self.now.checked_sub(SPAN).unwrap_or(Timestamp::MIN);
+        let turned = Past(&site.database).turned(&site.vantage, from).await?;
+        // Those that are not over stand first in any case.
+        let is_shown = |finding: &&Finding| !finding.status.is_over() || turned.contains(&finding.id);
+        for finding in self.state.findings.iter().filter(is_shown).take(TRACKS) {
             let turns = Past(&site.database).turns(&site.vantage, &finding.id, TURNS).await?;
             tracks.push((finding.clone(), turns));
         }
@@ -78,9 +82,14 @@ impl Picture {
         let registry = pki.read().unwrap_or_default();
         let latest = registry.iter().flat_map(|registry| registry.latest());
         let of_agent = latest.filter_map(|certificate| match &certificate.identity {
-            Identity::Agent(node) => Some((node.clone(), certificate.to)),
-            Identity::Scanner(_) => None,
+            Identity::Agent(node) if has_agent(&self.config, node) => Some((node.clone(), certificate.to)),
+            Identity::Agent(_) | Identity::Scanner(_) => None,
         });
         of_agent.collect()
     }
+}
+
+/// An agent that was taken away says nothing any more, and nobody misses it.
+fn has_agent(config: &Config, name: &Name) -> bool {
+    config.nodes.iter().any(|node| node.name == *name && node.agent.is_some())
 }

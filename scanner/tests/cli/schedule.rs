@@ -99,7 +99,7 @@ fn a_quick_sweep_sees_what_opens_again_and_what_is_gone() {
     wait(|| hook.alerts().len() == 3, || format!("{:?}", hook.alerts()));
     assert_eq!(hook.alerts(), ["1 exposed", "2 resolved", "3 exposed"]);
     drop(open);
-    daemon.says("PROOF");
+    daemon.says("is closed: ");
     assert_eq!(before.matches("SWEEP").count(), 1, "{before}");
     let status = deployment.run(&["status"]).expect(0, &[]);
     assert!(status.stdout.contains("Nothing unexpected is open."), "{status:?}");

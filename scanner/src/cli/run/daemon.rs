@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadlight_shared::Name;
-use deadlight_shared::hint::{self, HintExt as _, Hinted, causes};
+use deadlight_shared::hint::{self, HintExt as _, causes};
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,14 +17,14 @@ use super::super::check::{self, Checked, today};
 use super::super::past::hinted;
 use super::super::{Exit, Failure};
 use super::notify;
-use crate::alert::{Beat, Courier, Heartbeat};
+use crate::alert::{Beat, Courier, Heartbeat, Sink};
 use crate::config::{Config, TrustSource};
 use crate::deliver::Agent;
 use crate::probe::Payloads;
 use crate::pull::{Hub, Purpose};
 use crate::round::{Ending, Scope};
 use crate::schedule::Schedule;
-use crate::store::{Database, Past, Store};
+use crate::store::{Database, Past, Record, Store};
 use crate::upkeep;
 use crate::web::Page;
 
@@ -35,7 +35,7 @@ const WANTED: Duration = Duration::from_secs(1);
 /// How often a sign of life that is owed is tried.
 const LIVES: Duration = Duration::from_secs(5);
 /// For alerts that are on their way while the places that they go to are read anew.
-const HANDED_OVER: Duration = Duration::from_secs(5);
+const HANDED_OVER: Duration = Duration::from_secs(15);
 
 pub(super) struct Scanner {
     pub(super) config: Config,
@@ -48,6 +48,10 @@ pub(super) struct Scanner {
     pub(super) database: Arc<Database>,
     pub(super) courier: Courier,
     pub(super) payloads: Payloads,
+    /// Places that nobody brings alerts to, because the database could not say how far they had come.
+    mute: Vec<Sink>,
+    /// The wish for a sweep that was granted last.
+    granted: Option<Timestamp>,
     heartbeat: Option<Heartbeat>,
     /// Of the last full sweep: the sign of life waits for its alerts.
     pub(super) beat: Option<Beat>,
@@ -65,12 +69,27 @@ impl Scanner {
         let agents = agents(&config, hub.as_ref())?;
         let courier = Courier::start(sinks, &database).await.map_err(hinted)?;
         let shown = watch::Sender::new(Arc::new(config.clone()));
-        Ok(Self { config, hub, agents, told: 0, store, database, courier, payloads, heartbeat, beat: None, shown })
+        Ok(Self {
+            config,
+            hub,
+            agents,
+            told: 0,
+            store,
+            database,
+            courier,
+            payloads,
+            mute: Vec::new(),
+            granted: None,
+            heartbeat,
+            beat: None,
+            shown,
+        })
     }
 
     /// One full round.
     pub(super) async fn once(&mut self) -> Result<Ending, Failure> {
         self.keep_certificates().await;
+        self.grant().await;
         self.round(Scope::Full).await
     }
 
@@ -95,12 +114,15 @@ impl Scanner {
                     schedule.begun(scope, Instant::now(), fastrand::f64());
                     let is_settled = self.scheduled(scope).await;
                     schedule.ended(Instant::now(), is_settled);
+                    self.speak().await;
                     // Where one round follows upon the other there is no time in between.
                     self.live().await;
                 }
                 _ = wanted.tick() => {
                     // A database that cannot be asked is told of at the end of each round.
-                    if self.database.is_sweep_wanted().await.is_ok_and(|is| is) {
+                    let wanted = self.database.wanted_sweep().await.unwrap_or_default();
+                    if wanted.is_some() && wanted != self.granted {
+                        self.granted = wanted;
                         schedule.at_once(Instant::now());
                     }
                 }
@@ -139,7 +161,7 @@ impl Scanner {
         let Some(web) = &self.config.web else { return Ok(()) };
         let hint =
             "[web] listen must be an address of this host that nobody else listens on; `ss -lntp` shows who does";
-        let page = Page::open(web, self.shown.subscribe()).await.hint(hint)?;
+        let page = Page::open(web, self.shown.subscribe(), Arc::clone(&self.database)).await.hint(hint)?;
         tracing::info!("the page is at http://{}", page.address()?);
         tokio::spawn(page.serve());
         Ok(())
@@ -149,9 +171,7 @@ impl Scanner {
     async fn scheduled(&mut self, scope: Scope) -> bool {
         if scope == Scope::Full {
             self.keep_certificates().await;
-            if let Err(error) = self.database.take_wanted_sweep().await {
-                tracing::debug!("{}", hint::line(&error));
-            }
+            self.grant().await;
         }
         match self.round(scope).await {
             Ok(ending) => ending.unproven == 0,
@@ -159,6 +179,13 @@ impl Scanner {
                 tracing::error!("{}", hint::line(error.as_ref()));
                 true
             }
+        }
+    }
+
+    /// Whoever waits for a full sweep gets one now.
+    async fn grant(&self) {
+        if let Err(error) = self.database.take_wanted_sweep().await {
+            tracing::debug!("{}", hint::line(&error));
         }
     }
 
@@ -185,10 +212,30 @@ impl Scanner {
         (self.config, self.agents, self.payloads, self.heartbeat) = (config, agents, payloads, heartbeat);
         // One after the other: two of them would tell everything twice.
         std::mem::take(&mut self.courier).finish(HANDED_OVER).await;
-        let courier = Courier::start(sinks, &self.database).await;
-        self.courier =
-            courier.map_err(|error| Hinted::new(error, "alerts wait in it; send SIGHUP again when it is well"))?;
+        self.mute = sinks;
+        self.speak().await;
         Ok(())
+    }
+
+    /// Has alerts brought where nobody brings them, with those that the database does not have yet.
+    async fn speak(&mut self) {
+        if self.mute.is_empty() {
+            return;
+        }
+        match Courier::start(self.mute.clone(), &self.database).await {
+            Ok(courier) => {
+                let unsaved = self.store.unsaved().iter().filter_map(|record| match record {
+                    Record::Alert(alert) => Some(alert.clone()),
+                    _ => None,
+                });
+                courier.take(&unsaved.collect::<Vec<_>>());
+                self.courier = courier;
+                self.mute.clear();
+            }
+            Err(error) => {
+                tracing::error!("alerts wait, and are tried again after each round: {}", hint::line(&hinted(error)));
+            }
+        }
     }
 
     /// A failure is no reason not to sweep: the certificates that are there hold for days.
