@@ -6,7 +6,8 @@ use crate::round::Scope;
 
 /// After the first round that left something to be proven; doubled each time.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Part of the interval by which a full sweep may come early or late, so that scanners that were started together drift apart.
+/// Part of the interval by which a full sweep may come early or late, so that scanners that were started together drift
+/// apart.
 const JITTER: f64 = 0.05;
 
 /// Full sweeps from start to start, quick ones from end to start in between, and sooner where a proof is owed.

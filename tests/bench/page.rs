@@ -1,4 +1,5 @@
-//! What an operator waits for: pages about 500 nodes and a year, the database of a year, and what a scanner takes that rests.
+//! What an operator waits for: pages about 500 nodes and a year, the database of a year, and what a scanner takes that
+//! rests.
 
 use std::{
     fs,

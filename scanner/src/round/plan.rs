@@ -18,7 +18,8 @@ const MOST_ALLOWED: usize = 1_024;
 pub enum Scope {
     /// Every configured port.
     Full,
-    /// What was seen open, what has a finding on any node (an ingress port is open through all of them), and what may be open.
+    /// What was seen open, what has a finding on any node (an ingress port is open through all of them), and what may be
+    /// open.
     Quick,
 }
 

@@ -266,7 +266,8 @@ impl State {
 }
 
 impl State {
-    /// Addresses at which more ports were seen open than one host has, with their number: what answers there is not believed.
+    /// Addresses at which more ports were seen open than one host has, with their number: what answers there is not
+    /// believed.
     pub fn liars(&self) -> BTreeMap<IpAddr, usize> {
         let mut open = BTreeMap::new();
         for (target, _) in self.seen.iter().filter(|(_, seen)| seen.state == PortState::Open) {

@@ -7,8 +7,8 @@ use data_encoding::BASE64;
 
 /// To whom the page is shown.
 pub(super) enum Access {
-    /// To programs on this host that ask for this host. A page of somebody else's, whose name was made to point here, asks for
-    /// that name.
+    /// To programs on this host that ask for this host. A page of somebody else's, whose name was made to point here, asks
+    /// for that name.
     Local,
     /// To whoever knows the word.
     Token(String),
