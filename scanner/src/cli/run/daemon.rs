@@ -49,7 +49,7 @@ pub(super) struct Scanner {
     pub(super) courier: Courier,
     pub(super) payloads: Payloads,
     /// Places that nobody brings alerts to, because the database could not say how far they had come.
-    mute: Vec<Sink>,
+    mute: Option<Vec<Sink>>,
     /// The wish for a sweep that was granted last.
     granted: Option<Timestamp>,
     heartbeat: Option<Heartbeat>,
@@ -78,7 +78,7 @@ impl Scanner {
             database,
             courier,
             payloads,
-            mute: Vec::new(),
+            mute: None,
             granted: None,
             heartbeat,
             beat: None,
@@ -212,17 +212,15 @@ impl Scanner {
         (self.config, self.agents, self.payloads, self.heartbeat) = (config, agents, payloads, heartbeat);
         // One after the other: two of them would tell everything twice.
         std::mem::take(&mut self.courier).finish(HANDED_OVER).await;
-        self.mute = sinks;
+        self.mute = Some(sinks);
         self.speak().await;
         Ok(())
     }
 
     /// Has alerts brought where nobody brings them, with those that the database does not have yet.
     async fn speak(&mut self) {
-        if self.mute.is_empty() {
-            return;
-        }
-        match Courier::start(self.mute.clone(), &self.database).await {
+        let Some(sinks) = &self.mute else { return };
+        match Courier::start(sinks.clone(), &self.database).await {
             Ok(courier) => {
                 let unsaved = self.store.unsaved().iter().filter_map(|record| match record {
                     Record::Alert(alert) => Some(alert.clone()),
@@ -230,7 +228,7 @@ impl Scanner {
                 });
                 courier.take(&unsaved.collect::<Vec<_>>());
                 self.courier = courier;
-                self.mute.clear();
+                self.mute = None;
             }
             Err(error) => {
                 tracing::error!("alerts wait, and are tried again after each round: {}", hint::line(&hinted(error)));
