@@ -154,3 +154,41 @@ fn a_sweep_can_be_had_now_and_only_where_a_scanner_runs() {
     deployment.run(&["sweep", "now", "--wait", "1"]).expect(2, &["no scanner of office-a has begun", hint]);
     deployment.run(&["run", "--once"]).expect(0, &[]);
 }
+
+#[test]
+fn a_monitor_that_never_answers_keeps_no_sweep_waiting() {
+    if is_run_alone("schedule::a_monitor_that_never_answers_keeps_no_sweep_waiting") {
+        return;
+    }
+    let monitor = TcpListener::bind("127.0.0.1:0").unwrap();
+    let deployment = Deployment::new(&[]);
+    let [port, _] = ports();
+    let heartbeat = format!("[heartbeat]\nurl = \"http://{}/\"\n", monitor.local_addr().unwrap());
+    configure(&deployment, &[port], "24h", &heartbeat);
+    let text = std::fs::read_to_string(deployment.path("scanner.toml")).unwrap();
+    deployment.write(&text.replace("every = \"24h\"", "every = \"10s\""));
+    let daemon = Daemon::start(&deployment);
+    daemon.says("[heartbeat] did not arrive");
+    wait(|| daemon.said().matches("SWEEP").count() >= 3, || daemon.said());
+}
+
+#[test]
+fn places_that_are_taken_away_keep_no_sign_of_life_back() {
+    if is_run_alone("schedule::places_that_are_taken_away_keep_no_sign_of_life_back") {
+        return;
+    }
+    let monitor = Hook::start(|_| "200 OK".to_owned());
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let deployment = Deployment::new(&[]);
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ports = [open.local_addr().unwrap().port()];
+    let heartbeat = format!("[heartbeat]\nurl = \"http://{}/\"\n", monitor.address);
+    let sink = format!("[[alert]]\nkind = \"webhook\"\nurl = \"http://{dead}/\"\n");
+    configure(&deployment, &ports, "24h", &format!("{heartbeat}{sink}"));
+    let daemon = Daemon::start(&deployment);
+    daemon.says("alerts wait");
+    assert!(monitor.heard().is_empty(), "not everybody is told");
+    configure(&deployment, &ports, "24h", &heartbeat);
+    daemon.hang_up();
+    wait(|| !monitor.heard().is_empty(), || daemon.said());
+}
