@@ -85,6 +85,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let Checked { config, .. } = check::everything(&arguments.file.config, today(now))?;
     let mut found = vec![packets(), descriptors()];
     found.extend(memory(&config, now).await);
+    // Also where the database cannot be opened: this may be why.
+    found.extend(disk(&config));
     found.extend(
         config
             .expired(today(now))
@@ -177,7 +179,6 @@ async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
         }
         (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => found.push(wrong_database(error)),
     }
-    found.extend(disk(config));
     database.close().await;
     found
 }

@@ -1,10 +1,11 @@
 //! `doctor`, `completions` and `man`.
 
 use std::net::TcpListener;
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::program::{Deployment, is_run_alone, run};
+use crate::program::{Deployment, Ended, is_run_alone, run};
 
 #[test]
 fn what_is_wrong_is_named_with_what_to_do() {
@@ -46,6 +47,25 @@ fn what_is_wrong_is_named_with_what_to_do() {
     assert!(is("well", "database") && is("well", "sweeps") && is("well", "n1 127.0.0.1"), "{document:#}");
     assert!(found.iter().all(|found| found["grade"] != "wrong"), "{document:#}");
     deployment.run(&["doctor", "--config", "none.toml"]).expect(2, &[]);
+}
+
+#[test]
+fn a_full_disk_is_named_beside_the_database_that_it_keeps_shut() {
+    let deployment = Deployment::new(&[]);
+    let path = deployment.configure(&[1], "");
+    let text = std::fs::read_to_string(&path).unwrap();
+    // In namespaces of its own: the disk is as small as that, and nobody else sees it.
+    let script = "mount -t tmpfs -o size=600k tmpfs full && \"$0\" run --once --config \"$1\" >/dev/null; \
+                  head -c 1M /dev/zero >full/fill 2>/dev/null; \"$0\" doctor --config \"$1\"";
+    std::fs::create_dir(deployment.path("full")).unwrap();
+    deployment.write(&format!("{text}[store]\nurl = \"sqlite:full/deadlight.db\"\n"));
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--net", "--mount", "sh", "-c", script]);
+    command.arg(env!("CARGO_BIN_EXE_deadlight-scanner")).arg(&path).current_dir(deployment.path(""));
+    let ended = Ended::of(command.output().unwrap()).expect(1, &[]);
+    for wanted in ["!! database: failed to open the database", "?? disk: 0 MiB free for ", "hint: make room"] {
+        assert!(ended.stdout.contains(wanted), "no {wanted:?} in {ended:#?}");
+    }
 }
 
 #[test]
