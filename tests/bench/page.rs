@@ -6,21 +6,17 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::Command,
-    sync::Arc,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use deadlight_scanner::{
-    config::{Config, WebConfig},
-    store::{Database, Location},
-    web::Page,
-};
+use deadlight_scanner::{config::Config, store::Location};
 use deadlight_shared::allowlist::today;
 use deadlight_tests::{
     memories::{configuration, remember},
     netns::Netns,
+    page::Served,
     process::run,
     programs::{Running, scanner},
     scratch,
@@ -28,7 +24,6 @@ use deadlight_tests::{
 };
 use jiff::Timestamp;
 use nix::unistd::{SysconfVar, sysconf};
-use tokio::sync::watch;
 
 const NODES: u16 = 500;
 const YEAR: i64 = 365;
@@ -51,12 +46,8 @@ fn pages() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         remember(&config.store, NODES, YEAR, Timestamp::now()).await?;
-        let web = WebConfig { listen: "127.0.0.1:0".parse()?, token: None };
-        let database = Arc::new(Database::open_existing(&config.store, &config.vantage).await?);
-        let (_keep, config) = watch::channel(Arc::new(config));
-        let page = Page::open(&web, config, database).await?;
-        let address = page.address()?;
-        tokio::spawn(page.serve());
+        let page = Served::start(config, None).await?;
+        let address = page.address;
         for path in ["/", "/findings", "/findings?page=9", "/nodes", "/nodes?page=4", "/sweeps", "/agents", "/allowlist", "/metrics"] {
             let (slowest, bytes) = tokio::task::spawn_blocking(move || slowest(address, path)).await??;
             let milliseconds = slowest.as_secs_f64() * 1e3;

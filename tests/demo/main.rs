@@ -2,19 +2,13 @@
 
 use std::{
     io::{self, IsTerminal as _},
-    net::Ipv4Addr,
     path::Path,
     process::{Command, Stdio},
-    sync::Arc,
 };
 
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, ensure};
-use deadlight_scanner::{
-    config::{Config, WebConfig},
-    store::Database,
-    web::Page,
-};
+use deadlight_scanner::config::Config;
 use deadlight_shared::allowlist::today;
 use deadlight_tests::{
     answer::{Answer, tcp_answer},
@@ -22,6 +16,7 @@ use deadlight_tests::{
     docker_rules::{Backend, ForwardPolicy},
     dockerd::Dockerd,
     lab::{Family, INGRESS, Wire},
+    page::Served,
     process::run,
     programs,
     scratch::sweep_stale,
@@ -30,7 +25,6 @@ use jiff::Timestamp;
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
-    sync::watch,
     task::spawn_blocking,
 };
 
@@ -100,12 +94,8 @@ fn tell(runtime: &Runtime) -> Result<()> {
 /// The page that `[web]` makes `run` show, here on this machine's loopback, for as long as somebody at a terminal wants it.
 async fn page(path: &Path) -> Result<()> {
     let config = Config::load(path, today(Timestamp::now()))?;
-    let web = WebConfig { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: None };
-    let database = Arc::new(Database::open_existing(&config.store, &config.vantage).await?);
-    let (_keep, config) = watch::channel(Arc::new(config));
-    let page = Page::open(&web, config, database).await?;
-    let url = format!("http://{}/", page.address()?);
-    let serving = tokio::spawn(page.serve());
+    let page = Served::start(config, None).await?;
+    let url = format!("http://{}/", page.address);
     let mut curl = Command::new("curl");
     curl.args(["-fsS", "--noproxy", "*", &url]);
     let text = spawn_blocking(move || run(&mut curl)).await??;
@@ -116,7 +106,6 @@ async fn page(path: &Path) -> Result<()> {
         anstream::println!("   Enter goes on, and ends the page.");
         spawn_blocking(|| io::stdin().read_line(&mut String::new())).await??;
     }
-    serving.abort();
     Ok(())
 }
 

@@ -26,6 +26,7 @@ pub mod memories;
 pub mod netns;
 pub mod order;
 pub mod outbound;
+pub mod page;
 pub mod postgres;
 pub mod process;
 pub mod programs;

@@ -7,26 +7,21 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use deadlight_scanner::{
-    config::{Config, WebConfig},
-    store::Database,
-    web::Page,
-};
+use deadlight_scanner::config::Config;
 use deadlight_tests::{
     browser::{Browser, Look},
     memories::{self, remember},
     netns::Netns,
+    page::Served,
     process::run,
     programs::{built, finish},
     scratch,
 };
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::sync::watch;
 
 const PAGES: [(&str, &str); 6] = [
     ("/", "overview"),
@@ -40,27 +35,29 @@ const TOKEN: &str = "an-open-sesame-of-many-letters";
 
 /// A page about six nodes and 40 days, in a namespace of its own; `story` runs there.
 fn on_a_page(token: Option<&str>, story: impl AsyncFnOnce(SocketAddr, &Netns) -> Result<()> + Send) -> Result<()> {
+    on_a_page_about(6, 40, token, story)
+}
+
+fn on_a_page_about(
+    nodes: u16,
+    days: i64,
+    token: Option<&str>,
+    story: impl AsyncFnOnce(SocketAddr, &Netns) -> Result<()> + Send,
+) -> Result<()> {
     let place = Netns::new("page")?;
     place.ip("link set lo up")?;
     place.enter(|| {
         let directory = scratch::directory()?;
-        let config = config(directory.path(), 6)?;
+        let config = config(directory.path(), nodes)?;
         let token = token.map(|token| (directory.path().join("token"), token));
         if let Some((path, token)) = &token {
             fs::write(path, format!("{token}\n"))?;
         }
-        let web = WebConfig { listen: "127.0.0.1:0".parse()?, token: token.map(|(path, _)| path) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            remember(&config.store, 6, 40, Timestamp::now()).await?;
-            let database = Arc::new(Database::open_existing(&config.store, &config.vantage).await?);
-            let (_keep, config) = watch::channel(Arc::new(config));
-            let page = Page::open(&web, config, database).await?;
-            let address = page.address()?;
-            let page = tokio::spawn(page.serve());
-            let told = story(address, &place).await;
-            page.abort();
-            told
+            remember(&config.store, nodes, days, Timestamp::now()).await?;
+            let page = Served::start(config, token.map(|(path, _)| path)).await?;
+            story(page.address, &place).await
         })
     })
 }
@@ -255,8 +252,11 @@ fn only_who_may_look_sees() -> Result<()> {
             let (status, _) = ask(address, "/api/v1/findings", &["-X", method]).await?;
             ensure!(status == 405, "{method}: {status}");
         }
-        let headers = ask(address, "/", &["-i"]).await?.1;
-        ensure!(headers.contains("content-security-policy: default-src 'none'; style-src 'self';"), "{headers}");
+        // Also where nothing is shown.
+        for words in [&["-i"] as &[_], &["-i", "-H", "host: rebound.example"]] {
+            let headers = ask(address, "/", words).await?.1;
+            ensure!(headers.contains("content-security-policy: default-src 'none'; style-src 'self';"), "{headers}");
+        }
         Ok(())
     })
 }
@@ -264,30 +264,13 @@ fn only_who_may_look_sees() -> Result<()> {
 #[test]
 fn pages_stay_small_with_500_nodes_and_a_year() -> Result<()> {
     const MOST: usize = 200 * 1_024;
-    let place = Netns::new("page")?;
-    place.ip("link set lo up")?;
-    place.enter(|| {
-        let directory = scratch::directory()?;
-        let config = config(directory.path(), 500)?;
-        let web = WebConfig { listen: "127.0.0.1:0".parse()?, token: None };
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-            remember(&config.store, 500, 20, Timestamp::now()).await?;
-            let database = Arc::new(Database::open_existing(&config.store, &config.vantage).await?);
-            let (_keep, config) = watch::channel(Arc::new(config));
-            let page = Page::open(&web, config, database).await?;
-            let address = page.address()?;
-            let page = tokio::spawn(page.serve());
-            for path in PAGES.map(|(path, _)| path).into_iter().chain([
-                "/findings?page=9",
-                "/nodes?page=4",
-                "/nodes?page=99999",
-            ]) {
-                let (status, text) = get(address, path, &[]).await?;
-                ensure!(status == 200 && text.len() <= MOST, "{path}: {status}, {} bytes", text.len());
-            }
-            page.abort();
-            Ok(())
-        })
+    on_a_page_about(500, 20, None, async |address, _| {
+        let parts = ["/findings?page=9", "/nodes?page=4", "/nodes?page=99999"];
+        for path in PAGES.map(|(path, _)| path).into_iter().chain(parts) {
+            let (status, text) = get(address, path, &[]).await?;
+            ensure!(status == 200 && text.len() <= MOST, "{path}: {status}, {} bytes", text.len());
+        }
+        Ok(())
     })
 }
 
