@@ -47,6 +47,24 @@ pub enum FindingStatus {
 }
 
 impl FindingStatus {
+    /// Every one of them.
+    pub const ALL: [Self; 9] = [
+        Self::Open,
+        Self::Reported,
+        Self::Enforced,
+        Self::Resolved,
+        Self::Observed,
+        Self::Refused,
+        Self::Failed,
+        Self::Reopened,
+        Self::Accepted,
+    ];
+
+    /// Whether its port is open, or not shown to be anything else.
+    pub fn is_open(self) -> bool {
+        !self.is_over() && self != Self::Enforced
+    }
+
     /// Whether nothing is left to do about it: proven closed, or allowed.
     pub fn is_over(self) -> bool {
         matches!(self, Self::Resolved | Self::Accepted)

@@ -1,12 +1,13 @@
 //! `check-config`: what a configuration means, or what is wrong with it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 pub(super) use deadlight_shared::allowlist::today;
 use deadlight_shared::hint::HintExt as _;
 use deadlight_shared::tls::{Credentials, TlsError};
-use deadlight_shared::{Identity, config};
+use deadlight_shared::{Identity, Name, config};
 use jiff::Timestamp;
 use jiff::civil::Date;
 
@@ -15,8 +16,11 @@ use super::allowlist::{self, SIGN};
 use super::{Exit, Failure, print};
 use crate::alert::{Heartbeat, Sink};
 use crate::config::{Config, TrustSource};
+use crate::deliver::Agent;
 use crate::pki::Registry;
 use crate::probe::Payloads;
+use crate::pull::{Hub, Purpose};
+use crate::upkeep;
 use crate::web;
 
 /// Where the configuration is.
@@ -99,6 +103,13 @@ pub(super) fn registry(config: &Config) -> Result<Option<Registry>, Failure> {
         }
         _ => Ok(None),
     }
+}
+
+/// The way to every agent, by the certificate that we have now; to those that call us only by way of `hub`.
+pub(super) fn agents(config: &Config, hub: Option<&Hub>) -> Result<BTreeMap<Name, Agent>, Failure> {
+    let Some(credentials) = credentials(config)? else { return Ok(BTreeMap::new()) };
+    let (registry, nodes) = (registry(config)?, upkeep::with_agent(config));
+    Ok(upkeep::agents(nodes, &credentials, registry.as_ref(), hub, Purpose::Work, Timestamp::now())?)
 }
 
 /// Our certificate, which must be a scanner's and carry the name of this vantage point; `None`

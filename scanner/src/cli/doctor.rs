@@ -1,33 +1,27 @@
 //! `doctor`: what keeps this scanner from seeing, closing, proving or telling, each with its remedy. It only asks.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
-use std::time::Duration;
 
-use anstyle::{AnsiColor, Style};
 use clap::Args;
+use deadlight_shared::Identity;
 use deadlight_shared::hint;
 use deadlight_shared::text::printable;
 use deadlight_shared::wire::Mode;
-use deadlight_shared::{Identity, Name};
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use jiff::{SignedDuration, Timestamp, Unit};
+use jiff::{SignedDuration, Timestamp};
 use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
 use super::check::{self, Checked, ConfigFile, today};
-use super::past::{Output, write_json};
+use super::past::{ALARM, DOUBT, GOOD, Output, hinted, write_json};
 use super::{Exit, Failure, written};
 use crate::config::{Config, Node, TrustSource, Way};
 use crate::deliver::Agent;
 use crate::net::{self, raw::Sender};
 use crate::pki::Certificate;
-use crate::probe::Outcome;
-use crate::pull::Purpose;
 use crate::store::{Database, DatabaseError, Location, Past};
-use crate::upkeep;
 use crate::view::{LastSweep, Status};
 
 pub(super) const HELP: &str = "\
@@ -36,9 +30,6 @@ Exit status:
   1  something is wrong
   2  usage, configuration or run-time error";
 
-/// A control port is asked so often, and so long.
-const ATTEMPTS: usize = 3;
-const LIMIT: Duration = Duration::from_millis(1_500);
 /// Nodes that are asked at a time.
 const AT_ONCE: usize = 64;
 /// With fewer descriptors, sockets are what a sweep waits for.
@@ -94,7 +85,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             .map(|text| doubt("allowlist", text, "remove it, or give it a later day")),
     );
     found.extend(certificates(&config, now)?);
-    let agents = agents(&config)?;
+    let agents = check::agents(&config, None)?;
     let nodes = stream::iter(&config.nodes).map(|node| examine(node, agents.get(&node.name)));
     found.extend(nodes.buffered(AT_ONCE).collect::<Vec<_>>().await.into_iter().flatten());
     match arguments.output {
@@ -131,7 +122,7 @@ fn descriptors() -> Found {
 /// The database, what it says of the last sweep, and the places that alerts go to.
 async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
     let wrong_database = |error: DatabaseError| {
-        let hinted = super::past::hinted(error);
+        let hinted = hinted(error);
         wrong("database", hint::causes(&hinted), hint::of(&hinted).unwrap_or_default())
     };
     let database = match Database::open_existing(&config.store, &config.vantage).await {
@@ -150,20 +141,19 @@ async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
     match (database.load().await, past.last_sweep(&config.vantage).await, past.sinks(&config.vantage).await) {
         (Ok(state), Ok(last), Ok(sinks)) => {
             found.push(well("database", format!("{}: {} findings", database.location(), state.findings.len())));
-            let status = Status::new(state, last, config.every, now);
-            let long = |age: SignedDuration| age.round(Unit::Second).unwrap_or(age);
+            let status = Status::new(&state, last, config.every, now);
             found.push(match &status.sweep {
                 Some(LastSweep { late: false, complete: false, age, .. }) => doubt(
                     "sweeps",
-                    format!("the last full one ended {:#} ago and did not see everything", long(*age)),
+                    format!("the last full one ended {age:#} ago and did not see everything"),
                     "what follows says why; else: deadlight-scanner status",
                 ),
                 Some(LastSweep { late: false, age, .. }) => {
-                    well("sweeps", format!("the last full one ended {:#} ago", long(*age)))
+                    well("sweeps", format!("the last full one ended {age:#} ago"))
                 }
                 Some(LastSweep { age, .. }) => wrong(
                     "sweeps",
-                    format!("the last full one ended {:#} ago: the next is overdue", long(*age)),
+                    format!("the last full one ended {age:#} ago: the next is overdue"),
                     "systemctl status deadlight-scanner",
                 ),
                 None => doubt("sweeps", "there was none yet".to_owned(), "deadlight-scanner run"),
@@ -199,7 +189,7 @@ fn certificates(config: &Config, now: Timestamp) -> Result<Vec<Found>, Failure> 
     let Some(TrustSource::Pki(_)) = &config.trust else { return Ok(Vec::new()) };
     let registry = check::registry(config)?;
     let is_ours = |certificate: &&Certificate| match &certificate.identity {
-        Identity::Agent(name) => upkeep::with_agent(config).any(|(node, _)| node.name == *name),
+        Identity::Agent(name) => config.has_agent(name),
         Identity::Scanner(_) => true,
     };
     let latest = registry.iter().flat_map(|registry| registry.latest()).filter(is_ours);
@@ -222,12 +212,6 @@ fn certificates(config: &Config, now: Timestamp) -> Result<Vec<Found>, Failure> 
     Ok(judged.collect())
 }
 
-fn agents(config: &Config) -> Result<BTreeMap<Name, Agent>, Failure> {
-    let Some(credentials) = check::credentials(config)? else { return Ok(BTreeMap::new()) };
-    let (registry, nodes) = (check::registry(config)?, upkeep::with_agent(config));
-    Ok(upkeep::agents(nodes, &credentials, registry.as_ref(), None, Purpose::Work, Timestamp::now())?)
-}
-
 /// A node as it is seen from here, and by its agent.
 async fn examine(node: &Node, agent: Option<&Agent>) -> Vec<Found> {
     let mut found = Vec::new();
@@ -242,15 +226,7 @@ async fn examine(node: &Node, agent: Option<&Agent>) -> Vec<Found> {
             found.push(doubt(subject, "no port of it must answer, so silence proves nothing".to_owned(), remedy));
             continue;
         };
-        let mut answers = false;
-        for _ in 0..ATTEMPTS {
-            let asked = net::ask(*address, control, &[], LIMIT).await;
-            answers |= matches!(asked.outcome, Outcome::Answered { .. });
-            if answers {
-                break;
-            }
-        }
-        found.push(match answers {
+        found.push(match net::answers(*address, control).await {
             true => well(subject, format!("{control} answers")),
             false => wrong(
                 subject,
@@ -335,9 +311,6 @@ fn wrong(subject: impl fmt::Display, text: String, remedy: impl fmt::Display) ->
 }
 
 fn write(found: &[Found], out: &mut impl Write) -> io::Result<()> {
-    const ALARM: Style = AnsiColor::Red.on_default().bold();
-    const GOOD: Style = AnsiColor::Green.on_default();
-    const DOUBT: Style = AnsiColor::Yellow.on_default();
     for Found { grade, subject, text, remedy } in found {
         let (style, mark) = match grade {
             Grade::Well => (GOOD, "ok"),

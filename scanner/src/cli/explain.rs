@@ -5,17 +5,16 @@ use std::net::IpAddr;
 
 use clap::{Args, ValueEnum};
 use deadlight_shared::explained::text;
-use deadlight_shared::hint::HintExt as _;
+use deadlight_shared::hint::{HintExt as _, causes};
 use deadlight_shared::{Name, Port};
 use jiff::Timestamp;
 
 use super::check::{self, ConfigFile, today};
-use super::past::{Which, open, wanted, write_json};
+use super::past::{Which, hinted, wanted, write_json};
 use super::{Exit, Failure, written};
 use crate::config::{Config, Way};
 use crate::deliver::Agent;
-use crate::pull::Purpose;
-use crate::upkeep;
+use crate::store::Database;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -41,11 +40,10 @@ enum Output {
 
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let config = check::load(&arguments.file.config, today(Timestamp::now()))?;
-    let (node, port, address) = place(&arguments).await?;
+    let (node, port, address) = place(&config, &arguments.port).await?;
     let explanation = agent(&config, &node)?.explain(port, arguments.address.or(address)).await;
-    let explanation = explanation.map_err(|error| {
-        format!("the agent of {node} does not explain it: {}", deadlight_shared::hint::causes(&error))
-    });
+    let explanation =
+        explanation.map_err(|error| format!("the agent of {node} does not explain it: {}", causes(&error)));
     let explanation = explanation.hint(format!("on the node: deadlight-agent explain {port}"))?;
     match arguments.output {
         Output::Json => write_json(&explanation)?,
@@ -55,12 +53,12 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
 }
 
 /// The node and the port; and where a finding is named by its id, its address.
-async fn place(arguments: &Arguments) -> Result<(Name, Port, Option<IpAddr>), Failure> {
-    if let Which::Place(node, port) = &arguments.port {
+async fn place(config: &Config, which: &Which) -> Result<(Name, Port, Option<IpAddr>), Failure> {
+    if let Which::Place(node, port) = which {
         return Ok((node.clone(), *port, None));
     }
-    let (_, database) = open(&arguments.file).await?;
-    let findings = wanted(&database, &arguments.port).await?;
+    let database = Database::open_existing(&config.store, &config.vantage).await.map_err(hinted)?;
+    let findings = wanted(&database, which).await?;
     database.close().await;
     let Some(finding) = findings.into_iter().next() else { return Err("no such finding was ever made".into()) };
     let port = finding.port();
@@ -82,9 +80,5 @@ fn agent(config: &Config, name: &Name) -> Result<Agent, Failure> {
         }
         Some(Way::Push(_)) => {}
     }
-    let Some(credentials) = check::credentials(config)? else { return Err("there is no certificate".into()) };
-    let (registry, now) = (check::registry(config)?, Timestamp::now());
-    let only = upkeep::with_agent(config).filter(|(node, _)| node.name == *name);
-    let mut agents = upkeep::agents(only, &credentials, registry.as_ref(), None, Purpose::Work, now)?;
-    agents.remove(name).ok_or_else(|| format!("{name} has no agent").into())
+    check::agents(config, None)?.remove(name).ok_or_else(|| "there is no certificate".into())
 }

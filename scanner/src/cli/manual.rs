@@ -1,13 +1,12 @@
 //! `completions` and `man`: what shells and readers want to know of the command line itself.
 
-use std::io;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 use deadlight_shared::hint::HintExt as _;
 
-use super::{Arguments, Exit, Failure, written};
+use super::{Arguments, Exit, Failure, print};
 
 #[derive(Debug, Args)]
 pub(super) struct Completions {
@@ -28,8 +27,7 @@ pub(super) fn completions(arguments: &Completions) -> Result<Exit, Failure> {
     let mut command = Arguments::command();
     let name = command.get_name().to_owned();
     clap_complete::generate(arguments.shell, &mut command, name, &mut text);
-    written(io::Write::write_all(&mut io::stdout(), &text))?;
-    Ok(Exit::Fine)
+    print(&String::from_utf8(text)?)
 }
 
 pub(super) fn manual(arguments: &Manual) -> Result<Exit, Failure> {
@@ -38,12 +36,12 @@ pub(super) fn manual(arguments: &Manual) -> Result<Exit, Failure> {
             let made = clap_mangen::generate_to(Arguments::command(), directory);
             let made = made.map_err(|error| format!("failed to write pages into {}: {error}", directory.display()));
             made.hint("name a directory that is there and can be written")?;
+            Ok(Exit::Fine)
         }
         None => {
             let mut text = Vec::new();
             clap_mangen::Man::new(Arguments::command()).render(&mut text)?;
-            written(io::Write::write_all(&mut io::stdout(), &text))?;
+            print(&String::from_utf8(text)?)
         }
     }
-    Ok(Exit::Fine)
 }

@@ -205,6 +205,7 @@ impl<W: Write> Story<W> {
         }
     }
 }
+
 /// Whether it is something that the round before did not have.
 fn is_new(news: &News<'_>) -> bool {
     match *news {

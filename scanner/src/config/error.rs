@@ -73,23 +73,15 @@ pub enum ConfigError {
         /// What was written.
         rate: NonZeroU32,
     },
-    /// An alert without a place, or with two.
-    #[error("[[alert]] {0} needs `url` or `url_file`, and not both")]
-    SinkUrl(String),
+    /// Somewhere to send to without a URL, or with two.
+    #[error("{0} needs `url` or `url_file`, and not both")]
+    Url(String),
     /// PagerDuty without a key, or another with one.
     #[error("[[alert]] {0}: `key_file`, with the integration key, is what \"pagerduty\" needs and no other kind takes")]
     SinkKey(String),
-    /// A sign of life without a place, or with two.
-    #[error("[heartbeat] needs `url` or `url_file`, and not both")]
-    HeartbeatUrl,
-    /// A URL that no sign of life should be sent to.
-    #[error("url of [heartbeat] is not like https://…; http is only for this host and for private addresses")]
-    HeartbeatScheme,
     /// A URL that nothing should be sent to.
-    #[error(
-        "url of [[alert]] {0} is not like https://hooks.example.net/…; http is only for this host and for private addresses"
-    )]
-    SinkScheme(String),
+    #[error("url of {0} is not like https://hooks.example.net/…; http is only for this host and for private addresses")]
+    Scheme(String),
     /// Two alerts of one name.
     #[error("two [[alert]] are named {0}: give them a `name` each")]
     SameSink(String),

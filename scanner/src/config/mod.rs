@@ -115,6 +115,11 @@ impl Config {
         self.nodes.iter().map(expectation).collect()
     }
 
+    /// Whether `node` has an agent. One that was taken away says nothing any more, and nobody misses it.
+    pub fn has_agent(&self, node: &Name) -> bool {
+        self.nodes.iter().any(|known| known.name == *node && known.agent.is_some())
+    }
+
     /// Every address that is looked at, with its node.
     pub fn targets(&self) -> BTreeSet<(&Name, IpAddr)> {
         self.nodes.iter().flat_map(|node| node.addresses.iter().map(|address| (&node.name, *address))).collect()

@@ -53,10 +53,20 @@ pub(super) fn checked_web(web: file::Web, directory: &Path) -> Result<WebConfig,
 }
 
 pub(super) fn checked_heartbeat(heartbeat: file::Heartbeat, directory: &Path) -> Result<UrlSource, ConfigError> {
-    match (heartbeat.url, heartbeat.url_file) {
-        (Some(url), None) => sink_url(&url).map(UrlSource::Given).ok_or(ConfigError::HeartbeatScheme),
+    url_source("[heartbeat]".to_owned(), heartbeat.url, heartbeat.url_file, directory)
+}
+
+/// The URL of `place`, which stands in the configuration or in a file.
+fn url_source(
+    place: String,
+    url: Option<String>,
+    file: Option<PathBuf>,
+    directory: &Path,
+) -> Result<UrlSource, ConfigError> {
+    match (url, file) {
+        (Some(url), None) => sink_url(&url).map(UrlSource::Given).ok_or(ConfigError::Scheme(place)),
         (None, Some(file)) => Ok(UrlSource::File(directory.join(file))),
-        _ => Err(ConfigError::HeartbeatUrl),
+        _ => Err(ConfigError::Url(place)),
     }
 }
 
@@ -70,11 +80,7 @@ pub(super) fn checked_sinks(sinks: Vec<file::Alert>, directory: &Path) -> Result
         let given = sink
             .url
             .or_else(|| (sink.kind == SinkKind::Pagerduty && sink.url_file.is_none()).then(|| PAGERDUTY.to_owned()));
-        let url = match (given, sink.url_file) {
-            (Some(url), None) => UrlSource::Given(sink_url(&url).ok_or_else(|| ConfigError::SinkScheme(name.clone()))?),
-            (None, Some(file)) => UrlSource::File(directory.join(file)),
-            _ => return Err(ConfigError::SinkUrl(name)),
-        };
+        let url = url_source(format!("[[alert]] {name}"), given, sink.url_file, directory)?;
         match names.insert(name.clone()) {
             true => Ok(SinkConfig { name, kind: sink.kind, url, key: sink.key_file.map(|file| directory.join(file)) }),
             false => Err(ConfigError::SameSink(name)),

@@ -48,6 +48,18 @@ pub async fn ask(address: IpAddr, port: Port, payload: &[u8], limit: Duration) -
     }
 }
 
+/// Whether `port` at `address` answers, asked a few times: one answer of a port that must answer is enough.
+pub async fn answers(address: IpAddr, port: Port) -> bool {
+    const ATTEMPTS: usize = 3;
+    const LIMIT: Duration = Duration::from_millis(1_500);
+    for _ in 0..ATTEMPTS {
+        if matches!(ask(address, port, &[], LIMIT).await.outcome, Outcome::Answered { .. }) {
+            return true;
+        }
+    }
+    false
+}
+
 /// Makes a TCP handshake with `port` at `address` within `limit`; the connection, when it was answered.
 pub async fn connect(address: IpAddr, port: Port, limit: Duration) -> (Asked, Option<TcpStream>) {
     let target = SocketAddr::new(address, port.number.get());

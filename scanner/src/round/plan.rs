@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use deadlight_shared::{Finding, PortSet, PortState};
+use deadlight_shared::{Finding, Name, Port, PortSet, PortState};
 
 use crate::assess::Expectation;
 use crate::config::{Config, Node};
@@ -25,14 +25,17 @@ pub enum Scope {
 
 /// The ports of `scope`, the node's own, and everything on it that `known` has a finding of.
 pub fn plan(config: &Config, scope: Scope, expectations: &[Expectation], known: &State, payloads: &Payloads) -> Plan {
-    let anywhere: PortSet = known.findings.iter().map(Finding::port).collect();
+    let quick = match scope {
+        Scope::Full => Quick::default(),
+        Scope::Quick => Quick::of(known),
+    };
     let planned = |(node, expected): (&Node, &Expectation)| {
         let mut watched: PortSet =
             known.findings.iter().filter(|finding| finding.node == node.name).map(Finding::port).collect();
         watched.extend(&node.own_ports());
         let mut ports = match scope {
             Scope::Full => config.ports.clone(),
-            Scope::Quick => quick(node, expected, known, &anywhere),
+            Scope::Quick => quick.ports(node, expected),
         };
         ports.extend(&watched);
         watched.extend(&expected.ports);
@@ -49,16 +52,35 @@ pub fn plan(config: &Config, scope: Scope, expectations: &[Expectation], known: 
     }
 }
 
-fn quick(node: &Node, expected: &Expectation, known: &State, anywhere: &PortSet) -> PortSet {
-    let liars = known.liars();
-    let seen = known.seen.iter().filter(|(_, seen)| seen.node == node.name && seen.state == PortState::Open);
-    let seen = seen.filter(|(target, _)| !liars.contains_key(&target.address));
-    let mut ports: PortSet = seen.map(|(target, _)| target.port).collect();
-    ports.extend(anywhere);
-    if expected.ports.len() <= MOST_ALLOWED {
-        ports.extend(&expected.ports);
+/// What a quick sweep asks besides what may be open.
+#[derive(Debug, Default)]
+struct Quick<'a> {
+    /// Ports with a finding on any node.
+    anywhere: PortSet,
+    /// Ports that were seen open, by node; none of an address that is not believed.
+    open: BTreeMap<&'a Name, Vec<Port>>,
+}
+
+impl<'a> Quick<'a> {
+    fn of(known: &'a State) -> Self {
+        let liars = known.liars();
+        let mut open: BTreeMap<&Name, Vec<Port>> = BTreeMap::new();
+        for (target, seen) in &known.seen {
+            if seen.state == PortState::Open && !liars.contains_key(&target.address) {
+                open.entry(&seen.node).or_default().push(target.port);
+            }
+        }
+        Self { anywhere: known.findings.iter().map(Finding::port).collect(), open }
     }
-    ports
+
+    fn ports(&self, node: &Node, expected: &Expectation) -> PortSet {
+        let mut ports: PortSet = self.open.get(&node.name).into_iter().flatten().copied().collect();
+        ports.extend(&self.anywhere);
+        if expected.ports.len() <= MOST_ALLOWED {
+            ports.extend(&expected.ports);
+        }
+        ports
+    }
 }
 
 #[cfg(test)]

@@ -45,14 +45,13 @@ impl Turn {
         mut tell: impl FnMut(News<'_>),
     ) -> Self {
         let expectations = config.expectations(today);
-        let before = store.findings().to_vec();
         if scope == Scope::Quick {
             // It has asked too few ports to find them out itself.
             for (address, open) in store.state().liars() {
                 sweep.liars.entry(address).or_insert(open);
             }
         }
-        let mut assessment = assess(&sweep, &expectations, before.clone());
+        let mut assessment = assess(&sweep, &expectations, store.findings().to_vec());
         let targets = config.targets();
         let is_listed = |finding: &Finding| targets.contains(&(&finding.node, finding.address));
         // Nobody looks at them any more, so nothing will ever be said of them.
@@ -61,7 +60,7 @@ impl Turn {
                 finding.status = FindingStatus::Accepted;
             }
         }
-        tell(News::Swept { sweep: &sweep, assessment: &assessment, before: &before });
+        tell(News::Swept { sweep: &sweep, assessment: &assessment, before: store.findings() });
         store.see(&sweep, scope);
         let evidence: BTreeMap<Target, String> =
             sweep.observations.iter().map(|seen| (Target::of(seen), seen.evidence.to_string())).collect();
@@ -168,16 +167,19 @@ impl Turn {
 
 /// What is remembered of an agent's words: they are somebody else's, and come again each round.
 fn brief(outcome: Outcome) -> Outcome {
-    let reason = outcome.reason.chars().take(REASON).collect();
+    let reason = short(&outcome.reason);
     let cause = Cause { evidence: Vec::new(), ..outcome.cause };
-    let rules = outcome.rules.into_iter().take(RULES).map(|rule| rule.chars().take(REASON).collect()).collect();
+    let rules = outcome.rules.iter().take(RULES).map(|rule| short(rule)).collect();
     Outcome { reason, cause, rules, ..outcome }
 }
 
 fn warned(report: &Report, at: Timestamp) -> Option<Warned> {
-    let said: Vec<String> =
-        report.warnings.iter().take(WARNINGS).map(|warning| warning.chars().take(REASON).collect()).collect();
+    let said: Vec<String> = report.warnings.iter().take(WARNINGS).map(|warning| short(warning)).collect();
     (!said.is_empty()).then_some(Warned { at, said })
+}
+
+fn short(sentence: &str) -> String {
+    sentence.chars().take(REASON).collect()
 }
 
 fn target(finding: &Finding) -> Target {

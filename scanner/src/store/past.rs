@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
 use jiff::Timestamp;
 use serde::Serialize;
+use sqlx::any::{Any, AnyArguments, AnyRow};
+use sqlx::query::Query;
 use sqlx::{Row as _, query};
 
 use super::database::{LONGEST, within};
@@ -58,37 +60,28 @@ pub struct Past<'a>(pub &'a Database);
 impl Past<'_> {
     /// The last sweep of `vantage` whose round came to its end.
     pub async fn last_sweep(&self, vantage: &Name) -> Result<Option<Swept>, DatabaseError> {
-        let last = query("SELECT counts FROM sweep WHERE vantage = $1 ORDER BY started DESC LIMIT 1");
-        let row = within(LONGEST, last.bind(vantage.to_string()).fetch_optional(self.0.pool())).await;
-        let row = row.map_err(|source| self.0.unread(source))?;
-        row.map(|row| rows::swept(&row)).transpose().map_err(|source| self.0.unread(source))
+        Ok(self.sweeps(vantage, 1).await?.pop())
     }
 
     /// The last `most` full sweeps of `vantage`, the last one first.
     pub async fn sweeps(&self, vantage: &Name, most: u32) -> Result<Vec<Swept>, DatabaseError> {
         let sweeps = query("SELECT counts FROM sweep WHERE vantage = $1 ORDER BY started DESC LIMIT $2");
-        let sweeps = sweeps.bind(vantage.to_string()).bind(i64::from(most));
-        let rows = within(LONGEST, sweeps.fetch_all(self.0.pool())).await.map_err(|source| self.0.unread(source))?;
-        rows.iter().map(rows::swept).collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
+        self.all(sweeps.bind(vantage.to_string()).bind(i64::from(most)), rows::swept).await
     }
 
     /// The findings that changed since `from`, as `vantage` saw them.
     pub async fn turned(&self, vantage: &Name, from: Timestamp) -> Result<BTreeSet<FindingId>, DatabaseError> {
         let turned = query("SELECT DISTINCT finding FROM event WHERE at >= $1 AND vantage = $2");
-        let turned = turned.bind(from.as_microsecond()).bind(vantage.to_string());
-        let rows = within(LONGEST, turned.fetch_all(self.0.pool())).await.map_err(|source| self.0.unread(source))?;
-        let read: Result<_, _> = rows.iter().map(|row| rows::parsed(row, "finding")).collect();
-        read.map_err(|source| self.0.unread(source))
+        self.all(turned.bind(from.as_microsecond()).bind(vantage.to_string()), |row| rows::parsed(row, "finding")).await
     }
 
     /// The last `most` changes of a finding as `vantage` saw them, in order.
     pub async fn turns(&self, vantage: &Name, finding: &FindingId, most: u32) -> Result<Vec<Turn>, DatabaseError> {
         let turns = query("SELECT at, status FROM event WHERE finding = $1 AND vantage = $2 ORDER BY at DESC LIMIT $3");
         let turns = turns.bind(finding.to_string()).bind(vantage.to_string()).bind(i64::from(most));
-        let rows = within(LONGEST, turns.fetch_all(self.0.pool())).await.map_err(|source| self.0.unread(source))?;
-        let turn =
-            |row: &sqlx::any::AnyRow| Ok(Turn { at: rows::time(row, "at")?, status: rows::word(row, "status")? });
-        rows.iter().rev().map(turn).collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
+        let mut turns: Vec<_> = self.all(turns, turn).await?;
+        turns.reverse();
+        Ok(turns)
     }
 
     /// The places that alerts of `vantage` go to.
@@ -97,21 +90,13 @@ impl Past<'_> {
             "SELECT name, trouble, (SELECT COUNT(*) FROM alert WHERE alert.vantage = sink.vantage AND number > told) \
              AS waiting FROM sink WHERE vantage = $1 ORDER BY name",
         );
-        let rows = within(LONGEST, sinks.bind(vantage.to_string()).fetch_all(self.0.pool())).await;
-        let sink = |row: &sqlx::any::AnyRow| {
-            let (name, trouble) = (row.try_get("name")?, row.try_get("trouble")?);
-            Ok(SinkState { name, trouble, waiting: rows::unsigned(row, "waiting")? })
-        };
-        let read = rows.and_then(|rows| rows.iter().map(sink).collect());
-        read.map_err(|source| self.0.unread(source))
+        self.all(sinks.bind(vantage.to_string()), sink).await
     }
 
     /// The whole story of a finding.
     pub async fn story(&self, finding: &FindingId) -> Result<Vec<Event>, DatabaseError> {
         let story = query("SELECT at, vantage, status, why FROM event WHERE finding = $1 ORDER BY at, status");
-        let story = story.bind(finding.to_string());
-        let rows = within(LONGEST, story.fetch_all(self.0.pool())).await.map_err(|source| self.0.unread(source))?;
-        rows.iter().map(event).collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
+        self.all(story.bind(finding.to_string()), event).await
     }
 
     /// The silences that hold at `now`, those that end last first.
@@ -120,9 +105,7 @@ impl Past<'_> {
             "SELECT finding, begun, ends, author, comment FROM silence WHERE begun <= $1 AND ends > $1 \
              ORDER BY ends DESC, finding, begun",
         );
-        let rows = within(LONGEST, silences.bind(now.as_microsecond()).fetch_all(self.0.pool())).await;
-        let read = rows.and_then(|rows| rows.iter().map(silence).collect());
-        read.map_err(|source| self.0.unread(source))
+        self.all(silences.bind(now.as_microsecond()), silence).await
     }
 
     /// What happened to all findings between `from` and `to`, in order.
@@ -134,13 +117,30 @@ impl Past<'_> {
              WHERE at >= $1 AND at <= $2 ORDER BY at, node, address, protocol, port",
         );
         let events = events.bind(from.as_microsecond()).bind(to.as_microsecond());
-        let rows = within(LONGEST, events.fetch_all(self.0.pool())).await.map_err(|source| self.0.unread(source))?;
-        let read = rows.iter().map(|row| Ok((rows::finding(row)?, event(row)?)));
-        read.collect::<Result<_, _>>().map_err(|source| self.0.unread(source))
+        self.all(events, |row| Ok((rows::finding(row)?, event(row)?))).await
+    }
+
+    /// Every row that `query` gives, as `read` reads it.
+    async fn all<T, C: FromIterator<T>>(
+        &self,
+        query: Query<'_, Any, AnyArguments>,
+        read: impl Fn(&AnyRow) -> Result<T, sqlx::Error>,
+    ) -> Result<C, DatabaseError> {
+        let rows = within(LONGEST, query.fetch_all(self.0.pool())).await;
+        rows.and_then(|rows| rows.iter().map(read).collect()).map_err(|source| self.0.unread(source))
     }
 }
 
-fn silence(row: &sqlx::any::AnyRow) -> Result<Silence, sqlx::Error> {
+fn turn(row: &AnyRow) -> Result<Turn, sqlx::Error> {
+    Ok(Turn { at: rows::time(row, "at")?, status: rows::word(row, "status")? })
+}
+
+fn sink(row: &AnyRow) -> Result<SinkState, sqlx::Error> {
+    let (name, trouble) = (row.try_get("name")?, row.try_get("trouble")?);
+    Ok(SinkState { name, trouble, waiting: rows::unsigned(row, "waiting")? })
+}
+
+fn silence(row: &AnyRow) -> Result<Silence, sqlx::Error> {
     Ok(Silence {
         finding: rows::parsed(row, "finding")?,
         begun: rows::time(row, "begun")?,
@@ -150,7 +150,7 @@ fn silence(row: &sqlx::any::AnyRow) -> Result<Silence, sqlx::Error> {
     })
 }
 
-fn event(row: &sqlx::any::AnyRow) -> Result<Event, sqlx::Error> {
+fn event(row: &AnyRow) -> Result<Event, sqlx::Error> {
     Ok(Event {
         at: rows::time(row, "at")?,
         vantage: rows::parsed(row, "vantage")?,

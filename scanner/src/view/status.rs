@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use deadlight_shared::{Finding, FindingStatus, Name};
-use jiff::{SignedDuration, Timestamp};
+use deadlight_shared::{FindingStatus, Name};
+use jiff::{SignedDuration, Timestamp, Unit};
 use serde::Serialize;
 
 use crate::store::{Contact, State, Swept};
@@ -40,7 +40,7 @@ pub struct LastSweep {
     pub complete: bool,
     /// Whether the next one is overdue.
     pub late: bool,
-    /// How long it has been over.
+    /// For how many seconds it has been over.
     #[serde(skip)]
     pub age: SignedDuration,
 }
@@ -58,21 +58,22 @@ pub enum Verdict {
 
 impl Status {
     /// Sums up `state` after the full sweep `last`, where there is one every `every`.
-    pub fn new(state: State, last: Option<Swept>, every: Duration, now: Timestamp) -> Self {
-        let count = |is: fn(&Finding) -> bool| state.findings.iter().filter(|finding| is(finding)).count();
+    pub fn new(state: &State, last: Option<Swept>, every: Duration, now: Timestamp) -> Self {
+        let count = |is: fn(FindingStatus) -> bool| state.findings.iter().filter(|finding| is(finding.status)).count();
         let sweep = last.map(|swept| {
             let age = now.duration_since(swept.finished);
             let late = age.unsigned_abs() > 2 * every;
+            let age = age.round(Unit::Second).unwrap_or(age);
             LastSweep { complete: swept.is_complete(), late, age, swept }
         });
         Self {
             schema: SCHEMA,
-            open: count(is_open),
-            unproven: count(|finding| finding.status == FindingStatus::Enforced),
-            closed: count(|finding| finding.status == FindingStatus::Resolved),
-            allowed: count(|finding| finding.status == FindingStatus::Accepted),
+            open: count(FindingStatus::is_open),
+            unproven: count(|status| status == FindingStatus::Enforced),
+            closed: count(|status| status == FindingStatus::Resolved),
+            allowed: count(|status| status == FindingStatus::Accepted),
             sweep,
-            agents: state.contacts,
+            agents: state.contacts.clone(),
         }
     }
 
@@ -97,18 +98,13 @@ impl Status {
     }
 }
 
-/// Whether `finding` is open, or not shown to be anything else.
-pub(super) fn is_open(finding: &Finding) -> bool {
-    !finding.status.is_over() && finding.status != FindingStatus::Enforced
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::assess::first_seen;
     use crate::round::Ending;
     use crate::sweep::Tally;
-    use deadlight_shared::FindingId;
+    use deadlight_shared::{Finding, FindingId};
 
     fn at(minutes: i64) -> Timestamp {
         Timestamp::from_second(minutes * 60).unwrap()
@@ -123,7 +119,7 @@ mod tests {
         let (node, address, port) = ("n1".parse().unwrap(), "192.0.2.1".parse().unwrap(), "80/tcp".parse().unwrap());
         let first = first_seen(&FindingId::of(&node, address, port), node, address, port, at(0));
         let findings = statuses.iter().map(|status| Finding { status: *status, ..first.clone() }).collect();
-        Status::new(State { findings, ..State::default() }, last, Duration::from_secs(900), now).verdict()
+        Status::new(&State { findings, ..State::default() }, last, Duration::from_secs(900), now).verdict()
     }
 
     #[test]
@@ -136,6 +132,13 @@ mod tests {
         assert_eq!(verdict(&[], Some(swept(unknown)), at(2)), Verdict::Unsure);
         let interrupted = Swept { interrupted: true, ..swept(Ending::default()) };
         assert_eq!(verdict(&[], Some(interrupted), at(2)), Verdict::Unsure);
+    }
+
+    #[test]
+    fn an_age_is_told_in_seconds() {
+        let now = at(1) + SignedDuration::from_millis(61_499);
+        let status = Status::new(&State::default(), Some(swept(Ending::default())), Duration::from_secs(900), now);
+        assert_eq!(format!("{:#}", status.sweep.unwrap().age), "1m 1s");
     }
 
     #[test]

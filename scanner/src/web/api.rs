@@ -1,6 +1,5 @@
 //! What is remembered, for programs. The API is described in `openapi.json`.
 
-use std::str::FromStr as _;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -8,21 +7,18 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use deadlight_shared::{Finding, FindingId, Name, PortSet};
+use deadlight_shared::{Finding, Name, PortSet};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
 
 use super::picture::Picture;
-use super::{NoAnswer, Site};
+use super::{NoAnswer, SWEEPS, Site};
 use crate::store::{Contact, Event, Past, Silence, SinkState, Swept};
 use crate::view::Status;
 
 /// The description of all this, OpenAPI 3.1.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
-
-/// Sweeps that are listed.
-const SWEEPS: u32 = 100;
 
 pub(super) fn router() -> Router<Arc<Site>> {
     Router::new()
@@ -67,10 +63,7 @@ struct Story {
 }
 
 async fn finding(State(site): State<Arc<Site>>, Path(id): Path<String>) -> Answer<Story> {
-    let Picture { state, .. } = Picture::take(&site).await?;
-    let id = FindingId::from_str(&id).ok();
-    let finding = state.findings.into_iter().find(|finding| Some(&finding.id) == id.as_ref());
-    let finding = finding.ok_or(NoAnswer::Nothing)?;
+    let finding = Picture::take(&site).await?.finding(&id)?.clone();
     let events = Past(&site.database).story(&finding.id).await?;
     Ok(Json(Story { schema: "deadlight.finding/v1", finding, events }))
 }

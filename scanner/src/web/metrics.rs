@@ -13,18 +13,6 @@ use super::picture::Picture;
 use super::{NoAnswer, Site};
 use crate::alert::Severity;
 
-const STATUSES: [FindingStatus; 9] = [
-    FindingStatus::Open,
-    FindingStatus::Reported,
-    FindingStatus::Enforced,
-    FindingStatus::Resolved,
-    FindingStatus::Observed,
-    FindingStatus::Refused,
-    FindingStatus::Failed,
-    FindingStatus::Reopened,
-    FindingStatus::Accepted,
-];
-
 pub(super) async fn metrics(State(site): State<Arc<Site>>) -> Result<impl IntoResponse, NoAnswer> {
     let text = encoded(&Picture::take(&site).await?)?;
     Ok(([(CONTENT_TYPE, TEXT_FORMAT)], text))
@@ -62,7 +50,7 @@ fn encoded(picture: &Picture) -> prometheus::Result<Vec<u8>> {
         [([version, vantage], 1.0)],
     )?;
     let findings = &picture.state.findings;
-    let by_status = STATUSES.map(|status| {
+    let by_status = FindingStatus::ALL.map(|status| {
         let count = findings.iter().filter(|finding| finding.status == status).count();
         ([status.to_string()], number(count))
     });

@@ -37,6 +37,8 @@ use access::{Access, Refusal};
 const MOST: usize = 64;
 const ASKING: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(300);
+/// Sweeps that are listed.
+const SWEEPS: u32 = 100;
 /// A word that can be guessed is none.
 const SHORTEST_TOKEN: usize = 16;
 
@@ -169,36 +171,39 @@ fn router(site: Arc<Site>) -> Router {
 
 /// Lets in who may look, and puts on every answer what browsers have to know.
 async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
-    // Read each time: a token that got known can be changed without a restart.
-    let access = match access(&site.web) {
-        Ok(access) => access,
-        Err(error) => {
-            tracing::error!("the page: {}", hint::line(&error));
-            return (StatusCode::SERVICE_UNAVAILABLE, [(CONNECTION, "close")], "The token cannot be read.\n")
-                .into_response();
+    let mut response = match refused(&site.web, &request) {
+        None => next.run(request).await,
+        Some(mut response) => {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            response
         }
     };
-    let admitted = {
-        let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
-        access.admit(header(HOST), header(AUTHORIZATION))
+    response.headers_mut().extend(HEADERS);
+    response
+}
+
+/// What is said to who may not look.
+fn refused(web: &WebConfig, request: &Request) -> Option<Response> {
+    let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    // Read each time: a token that got known can be changed without a restart.
+    let admitted = match access(web) {
+        Ok(access) => access.admit(header(HOST), header(AUTHORIZATION)),
+        Err(error) => {
+            tracing::error!("the page: {}", hint::line(&error));
+            return Some((StatusCode::SERVICE_UNAVAILABLE, "The token cannot be read.\n").into_response());
+        }
     };
-    let mut response = match &admitted {
-        Ok(()) => next.run(request).await,
-        Err(Refusal::Host) => {
+    Some(match admitted.err()? {
+        Refusal::Host => {
             (StatusCode::MISDIRECTED_REQUEST, "This page answers to localhost and loopback addresses only.\n")
                 .into_response()
         }
-        Err(Refusal::Token) => {
+        Refusal::Token => {
             let ask =
                 [(WWW_AUTHENTICATE, "Basic realm=\"Deadlight: any user, the token as password\", charset=\"UTF-8\"")];
             (StatusCode::UNAUTHORIZED, ask, "The token is missing or wrong.\n").into_response()
         }
-    };
-    if admitted.is_err() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response.headers_mut().extend(HEADERS);
-    response
+    })
 }
 
 /// Whether the page can be shown as `web` has it.
@@ -245,5 +250,32 @@ impl IntoResponse for NoAnswer {
         };
         tracing::warn!("the page: {}", hint::line(&self));
         (status, text).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+
+    #[test]
+    fn the_token_is_that_of_now() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let web = WebConfig { listen: "127.0.0.1:0".parse().unwrap(), token: Some(path.clone()) };
+        let status = |token: &str| {
+            let request = Request::builder().header(AUTHORIZATION, format!("Bearer {token}"));
+            refused(&web, &request.body(Body::empty()).unwrap()).map(|response| response.status())
+        };
+        let tokens = ["an-open-sesame-of-many-letters", "another-sesame-of-many-letters"];
+        assert_eq!(tokens.map(status), [Some(StatusCode::SERVICE_UNAVAILABLE); 2], "there is no file");
+        for (index, token) in tokens.into_iter().enumerate() {
+            std::fs::write(&path, format!("{token}\n")).unwrap();
+            let mut wanted = [Some(StatusCode::UNAUTHORIZED); 2];
+            wanted[index] = None;
+            assert_eq!(tokens.map(status), wanted);
+        }
+        std::fs::write(&path, "short").unwrap();
+        assert_eq!(status("short"), Some(StatusCode::SERVICE_UNAVAILABLE), "it can be guessed");
     }
 }

@@ -1,20 +1,18 @@
 //! The pages, for people. Everything is in the HTML: no script runs.
 
-use std::str::FromStr as _;
 use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{Html, IntoResponse};
-use deadlight_shared::text::printable;
 use deadlight_shared::wire::Outcome;
-use deadlight_shared::{AllowEntry, Finding, FindingId, FindingStatus};
+use deadlight_shared::{AllowEntry, Finding, FindingStatus};
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::picture::Picture;
-use super::{NoAnswer, Site, words};
+use super::{NoAnswer, SWEEPS, Site, words};
 use crate::alert::Severity;
 use crate::config::Node;
 use crate::store::{Contact, Event, Past, Silence, SinkState, Swept, Why};
@@ -25,12 +23,10 @@ const ROWS: usize = 100;
 /// Findings on the overview, and changes in a finding's story.
 const FIRST: usize = 20;
 const STORY: usize = 200;
-/// Longest text of others that is shown.
-const SHOWN: usize = 256;
 /// An entry of the allowlist that ends so soon is marked.
 const SOON: i64 = 14;
 
-type Page = Result<Html<String>, NoAnswer>;
+type Answer = Result<Html<String>, NoAnswer>;
 
 /// What stands around every page.
 struct Frame {
@@ -75,7 +71,7 @@ struct Overview<'a> {
     troubles: Vec<String>,
 }
 
-pub(super) async fn overview(State(site): State<Arc<Site>>) -> Page {
+pub(super) async fn overview(State(site): State<Arc<Site>>) -> Answer {
     let picture = Picture::take(&site).await?;
     let status = picture.status();
     let class = match status.verdict() {
@@ -93,11 +89,11 @@ pub(super) async fn overview(State(site): State<Arc<Site>>) -> Page {
 fn troubles(picture: &Picture) -> Vec<String> {
     let sinks = picture.sinks.iter().filter_map(|SinkState { name, waiting, trouble }| {
         let trouble = trouble.as_ref()?;
-        Some(format!("Alerts do not arrive at {name} ({waiting} wait): {}", printable(trouble, SHOWN)))
+        Some(format!("Alerts do not arrive at {name} ({waiting} wait): {}", words::said(trouble)))
     });
     let agents = picture.state.contacts.iter().filter_map(|(node, contact)| {
         let trouble = contact.trouble.as_ref()?;
-        Some(format!("The agent of {node} gave no report: {}", printable(trouble, SHOWN)))
+        Some(format!("The agent of {node} gave no report: {}", words::said(trouble)))
     });
     let blind = picture.last.iter().flat_map(|last| &last.ending.blind);
     let blind = blind.map(|(node, address)| {
@@ -117,7 +113,7 @@ struct Nodes {
     pages: Pages,
 }
 
-pub(super) async fn nodes(State(site): State<Arc<Site>>, Query(rows): Query<Rows>) -> Page {
+pub(super) async fn nodes(State(site): State<Arc<Site>>, Query(rows): Query<Rows>) -> Answer {
     let picture = Picture::take(&site).await?;
     let nodes = picture.nodes();
     let pages = Pages::new("/nodes", rows.page, nodes.len());
@@ -134,7 +130,7 @@ struct Findings<'a> {
     pages: Pages,
 }
 
-pub(super) async fn findings(State(site): State<Arc<Site>>, Query(rows): Query<Rows>) -> Page {
+pub(super) async fn findings(State(site): State<Arc<Site>>, Query(rows): Query<Rows>) -> Answer {
     let picture = Picture::take(&site).await?;
     let all = &picture.state.findings;
     let pages = Pages::new("/findings", rows.page, all.len());
@@ -157,12 +153,9 @@ struct OneFinding<'a> {
     left_out: usize,
 }
 
-pub(super) async fn finding(State(site): State<Arc<Site>>, Path(id): Path<String>) -> Page {
+pub(super) async fn finding(State(site): State<Arc<Site>>, Path(id): Path<String>) -> Answer {
     let picture = Picture::take(&site).await?;
-    let id = FindingId::from_str(&id).ok();
-    let Some(finding) = picture.state.findings.iter().find(|finding| Some(&finding.id) == id.as_ref()) else {
-        return Err(NoAnswer::Nothing);
-    };
+    let finding = picture.finding(&id)?;
     let story = Past(&site.database).story(&finding.id).await?;
     let latest = |wanted: fn(&Why) -> bool| {
         story.iter().rev().filter(|event| event.vantage == site.vantage).map(|event| &event.why).find(|why| wanted(why))
@@ -194,9 +187,9 @@ struct Sweeps {
     sweeps: Vec<Swept>,
 }
 
-pub(super) async fn sweeps(State(site): State<Arc<Site>>) -> Page {
+pub(super) async fn sweeps(State(site): State<Arc<Site>>) -> Answer {
     let picture = Picture::take(&site).await?;
-    let sweeps = Past(&site.database).sweeps(&site.vantage, 100).await?;
+    let sweeps = Past(&site.database).sweeps(&site.vantage, SWEEPS).await?;
     show(&Sweeps { frame: frame("Sweeps", &picture), sweeps })
 }
 
@@ -215,7 +208,7 @@ struct Agents<'a> {
     pages: Pages,
 }
 
-pub(super) async fn agents(State(site): State<Arc<Site>>, Query(rows): Query<Rows>) -> Page {
+pub(super) async fn agents(State(site): State<Arc<Site>>, Query(rows): Query<Rows>) -> Answer {
     let picture = Picture::take(&site).await?;
     let certificates = picture.certificates();
     let pages = Pages::new("/agents", rows.page, picture.config.nodes.len());
@@ -236,7 +229,7 @@ struct Allowlist<'a> {
     entries: Vec<(&'a AllowEntry, &'static str)>,
 }
 
-pub(super) async fn allowlist(State(site): State<Arc<Site>>) -> Page {
+pub(super) async fn allowlist(State(site): State<Arc<Site>>) -> Answer {
     let picture = Picture::take(&site).await?;
     let mark = |entry: &AllowEntry| match entry.expires {
         Some(day) if day < picture.today => "expired",
@@ -255,6 +248,6 @@ fn frame(title: &'static str, picture: &Picture) -> Frame {
     Frame { title, vantage: picture.config.vantage.to_string(), now: picture.now }
 }
 
-fn show(page: &impl Template) -> Page {
+fn show(page: &impl Template) -> Answer {
     Ok(Html(page.render()?))
 }

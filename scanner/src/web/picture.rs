@@ -8,13 +8,13 @@ use deadlight_shared::{Finding, Identity, Name, PortSet};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
-use super::Site;
+use super::{NoAnswer, Site};
 use crate::config::{Config, TrustSource};
 use crate::store::{DatabaseError, Past, Silence, SinkState, State, Swept};
 use crate::view::{Status, Timeline};
 
 /// How far back the timeline of exposures goes, how many it has, and how many changes of each.
-pub(super) const SPAN: SignedDuration = SignedDuration::from_hours(24 * 30);
+const SPAN: SignedDuration = SignedDuration::from_hours(24 * 30);
 const TRACKS: usize = 15;
 const TURNS: u32 = 500;
 
@@ -33,7 +33,7 @@ impl Picture {
         let config = Arc::clone(&site.config.borrow());
         let (now, past) = (Timestamp::now(), Past(&site.database));
         let mut state = site.database.load().await?;
-        state.contacts.retain(|name, _| has_agent(&config, name));
+        state.contacts.retain(|name, _| config.has_agent(name));
         // What matters comes first, and of that the youngest.
         state.findings.sort_by_key(|finding| (finding.status.is_over(), std::cmp::Reverse(finding.first_seen)));
         Ok(Self {
@@ -48,7 +48,7 @@ impl Picture {
     }
 
     pub(super) fn status(&self) -> Status {
-        Status::new(self.state.clone(), self.last.clone(), self.config.every, self.now)
+        Status::new(&self.state, self.last.clone(), self.config.every, self.now)
     }
 
     pub(super) async fn timeline(&self, site: &Site) -> Result<Timeline, DatabaseError> {
@@ -72,6 +72,11 @@ impl Picture {
         expected.into_iter().map(|expected| (expected.node, expected.ports)).collect()
     }
 
+    /// The finding that `id` names.
+    pub(super) fn finding(&self, id: &str) -> Result<&Finding, NoAnswer> {
+        self.state.findings.iter().find(|finding| finding.id.as_str() == id).ok_or(NoAnswer::Nothing)
+    }
+
     pub(super) fn silence_of(&self, finding: &Finding) -> Option<&Silence> {
         self.silences.iter().find(|silence| silence.finding == finding.id)
     }
@@ -82,14 +87,9 @@ impl Picture {
         let registry = pki.read().unwrap_or_default();
         let latest = registry.iter().flat_map(|registry| registry.latest());
         let of_agent = latest.filter_map(|certificate| match &certificate.identity {
-            Identity::Agent(node) if has_agent(&self.config, node) => Some((node.clone(), certificate.to)),
+            Identity::Agent(node) if self.config.has_agent(node) => Some((node.clone(), certificate.to)),
             Identity::Agent(_) | Identity::Scanner(_) => None,
         });
         of_agent.collect()
     }
-}
-
-/// An agent that was taken away says nothing any more, and nobody misses it.
-fn has_agent(config: &Config, name: &Name) -> bool {
-    config.nodes.iter().any(|node| node.name == *name && node.agent.is_some())
 }

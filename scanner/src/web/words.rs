@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use deadlight_shared::FindingStatus;
 use deadlight_shared::text::printable;
-use jiff::{SignedDuration, Timestamp, Unit};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::view::{Phase, Track};
 
@@ -21,7 +21,7 @@ pub(super) fn when(at: &Timestamp) -> String {
 }
 
 pub(super) fn long(age: &SignedDuration) -> String {
-    format!("{:#}", age.round(Unit::Second).unwrap_or(*age))
+    format!("{age:#}")
 }
 
 /// The class by which a status is coloured.
@@ -65,7 +65,7 @@ mod tests {
         assert_eq!([share(&1, &8), share(&0, &5), share(&1, &0), share(&5, &5)], ["12.50 %", "0.00 %", "", "100.00 %"]);
         assert_eq!([pace(&65_536, &2_000), pace(&1, &0)], ["32768", ""]);
         assert_eq!(when(&Timestamp::from_second(1_800_000_000).unwrap()), "2027-01-15 08:00:00 UTC");
-        assert_eq!(long(&SignedDuration::from_millis(61_499)), "1m 1s");
+        assert_eq!(long(&SignedDuration::from_secs(61)), "1m 1s");
     }
 
     #[test]

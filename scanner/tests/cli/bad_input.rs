@@ -78,6 +78,8 @@ fn a_configuration_is_refused_by_line_and_nearest_key() {
         ("https://", "http://", &["agent of node n1: `http://127.0.0.1:7443` is not like"]),
         ("\"office-a\"", "\"office/a\"", &["line 2: `id`: `office/a` is not a name"]),
         ("\"office-a\"", "\"office-b\"", &["spiffe://deadlight/scanner/office-a, but [vantage] id is office-b"]),
+        ("[tls]", "[heartbeat]\nurl = \"http://198.51.100.9/\"\n[tls]", &["url of [heartbeat] is not like https://"]),
+        ("[tls]", "[heartbeat]\n[tls]", &["[heartbeat] needs `url` or `url_file`, and not both"]),
         ("[tls]", "[wb]\n[tls]", &["unknown field `wb`", "did you mean `web`?"]),
         ("[tls]", "[web]\ntoken_file = \"no\"\n[tls]", &["failed to read the token in", "hint: openssl rand -hex 32"]),
         ("[tls]", "[store]\nfile = \"x\"\n[tls]", &["unknown field `file`"]),

@@ -55,12 +55,12 @@ pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
 }
 
 /// What the findings amount to.
-pub(super) fn exit(findings: &[Finding]) -> Exit {
-    let left = || findings.iter().filter(|finding| !finding.status.is_over());
-    match (left().count(), left().all(|finding| finding.status == FindingStatus::Enforced)) {
-        (0, _) => Exit::Fine,
-        (_, true) => Exit::Incomplete,
-        (_, false) => Exit::Exposed,
+fn exit(findings: &[Finding]) -> Exit {
+    let any = |is: fn(FindingStatus) -> bool| findings.iter().any(|finding| is(finding.status));
+    match (any(FindingStatus::is_open), any(|status| !status.is_over())) {
+        (true, _) => Exit::Exposed,
+        (false, true) => Exit::Incomplete,
+        (false, false) => Exit::Fine,
     }
 }
 
@@ -77,10 +77,7 @@ fn write(findings: &[Finding], silences: &[Silence], exit: Exit, out: &mut impl 
         let (author, comment) = (printable(&silence.author, 60), printable(&silence.comment, 120));
         writeln!(out, "silent until {:.0}: {node} {address} {} ({author}: {comment})", silence.ends, finding.port())?;
     }
-    let open = findings
-        .iter()
-        .filter(|finding| !finding.status.is_over() && finding.status != FindingStatus::Enforced)
-        .count();
+    let open = findings.iter().filter(|finding| finding.status.is_open()).count();
     match exit {
         Exit::Exposed => writeln!(out, "{ALARM}Open and not allowed: {}.{ALARM:#}", counted(open, "port")),
         Exit::Fine => writeln!(out, "{GOOD}Nothing unexpected is open.{GOOD:#}"),

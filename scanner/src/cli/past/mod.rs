@@ -23,9 +23,9 @@ use super::{Failure, written};
 use crate::config::Config;
 use crate::store::{Database, DatabaseError};
 
-const ALARM: Style = AnsiColor::Red.on_default().bold();
-const GOOD: Style = AnsiColor::Green.on_default();
-const DOUBT: Style = AnsiColor::Yellow.on_default();
+pub(super) const ALARM: Style = AnsiColor::Red.on_default().bold();
+pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+pub(super) const DOUBT: Style = AnsiColor::Yellow.on_default();
 
 /// For whom it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

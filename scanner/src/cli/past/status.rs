@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::Args;
 use comfy_table::{Cell, Table, presets};
 use deadlight_shared::text::printable;
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 
 use super::super::check::ConfigFile;
 use super::super::{Exit, Failure, written};
@@ -31,9 +31,9 @@ pub(in crate::cli) struct Arguments {
 pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let (config, database) = open(&arguments.file).await?;
     let mut state = database.load().await.map_err(hinted)?;
-    state.contacts.retain(|name, _| config.nodes.iter().any(|node| node.name == *name));
+    state.contacts.retain(|name, _| config.has_agent(name));
     let last = Past(&database).last_sweep(&config.vantage).await.map_err(hinted)?;
-    let status = Status::new(state, last, config.every, Timestamp::now());
+    let status = Status::new(&state, last, config.every, Timestamp::now());
     match arguments.output {
         Output::Json => write_json(&status)?,
         Output::Table => written(write(&status, &mut anstream::stdout().lock()))?,
@@ -61,7 +61,6 @@ fn write(status: &Status, out: &mut impl Write) -> io::Result<()> {
     match &status.sweep {
         None => writeln!(out, "{DOUBT}last sweep: none{DOUBT:#}")?,
         Some(LastSweep { swept, complete, late, age }) => {
-            let age = age.round(Unit::Second).unwrap_or(*age);
             let quality = if *complete { "complete" } else { "INCOMPLETE" };
             let late = if *late { "; LATE: the next one is overdue" } else { "" };
             writeln!(out, "last sweep: {:.0}, {age:#} ago, {quality}: {}{late}", swept.finished, swept.tally)?;

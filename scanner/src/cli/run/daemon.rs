@@ -21,7 +21,7 @@ use crate::alert::{Beat, Courier, Heartbeat, Sink};
 use crate::config::{Config, TrustSource};
 use crate::deliver::Agent;
 use crate::probe::Payloads;
-use crate::pull::{Hub, Purpose};
+use crate::pull::Hub;
 use crate::round::{Ending, Scope};
 use crate::schedule::Schedule;
 use crate::store::{Database, Past, Record, Store};
@@ -66,7 +66,7 @@ impl Scanner {
         let hub = upkeep::open(&config, credentials.as_ref()).hint(
             "[pull] listen must be an address of this host that nobody else listens on; `ss -lntp` shows who does",
         )?;
-        let agents = agents(&config, hub.as_ref())?;
+        let agents = check::agents(&config, hub.as_ref())?;
         let courier = Courier::start(sinks, &database).await.map_err(hinted)?;
         let shown = watch::Sender::new(Arc::new(config.clone()));
         Ok(Self {
@@ -207,7 +207,7 @@ impl Scanner {
             ))
             .hint("restart it: systemctl restart deadlight-scanner")?;
         }
-        let agents = agents(&config, self.hub.as_ref())?;
+        let agents = check::agents(&config, self.hub.as_ref())?;
         self.shown.send_replace(Arc::new(config.clone()));
         (self.config, self.agents, self.payloads, self.heartbeat) = (config, agents, payloads, heartbeat);
         // One after the other: two of them would tell everything twice.
@@ -241,7 +241,7 @@ impl Scanner {
         let kept: Result<(), Failure> = async {
             if let Some(TrustSource::Pki(pki)) = &self.config.trust {
                 upkeep::keep(&self.config, pki, self.hub.as_ref(), Timestamp::now()).await?;
-                self.agents = agents(&self.config, self.hub.as_ref())?;
+                self.agents = check::agents(&self.config, self.hub.as_ref())?;
                 self.told = pki.read()?.map_or(0, |registry| registry.trust().generation);
                 upkeep::spread(pki, &self.agents, Timestamp::now()).await?;
             }
@@ -262,19 +262,6 @@ impl Scanner {
             })
         })
     }
-}
-
-/// The way to every agent, by the certificate that we have now.
-fn agents(config: &Config, hub: Option<&Hub>) -> Result<BTreeMap<Name, Agent>, Failure> {
-    let Some(credentials) = check::credentials(config)? else { return Ok(BTreeMap::new()) };
-    Ok(upkeep::agents(
-        upkeep::with_agent(config),
-        &credentials,
-        check::registry(config)?.as_ref(),
-        hub,
-        Purpose::Work,
-        Timestamp::now(),
-    )?)
 }
 
 /// What was missed during a round is not made up for.

@@ -1,7 +1,6 @@
 //! One round: sweep, order, look again. What each step means is decided in `crate::round`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use deadlight_shared::hint;
 use deadlight_shared::wire::{Order, Report};
@@ -22,14 +21,10 @@ use crate::config::{Config, TrustSource};
 use crate::deliver::{Agent, DeliverError};
 use crate::net;
 use crate::permits::Permits;
-use crate::probe::Outcome;
 use crate::round::{self, Ending, News, Scope, Turn};
 use crate::store::{Database, Past, Store};
 use crate::sweep::{Limits, Sweep, rescan};
 use crate::upkeep;
-
-const CONTROL_ATTEMPTS: usize = 3;
-const CONTROL_LIMIT: Duration = Duration::from_millis(1_500);
 
 impl Scanner {
     pub(super) async fn round(&mut self, scope: Scope) -> Result<Ending, Failure> {
@@ -103,15 +98,7 @@ async fn hear_controls(config: &Config, sweep: &mut Sweep) {
     for node in &config.nodes {
         let Some(control) = node.control_port() else { continue };
         for address in &node.addresses {
-            let mut answered = false;
-            for _ in 0..CONTROL_ATTEMPTS {
-                let asked = net::ask(*address, control, &[], CONTROL_LIMIT).await;
-                answered |= matches!(asked.outcome, Outcome::Answered { .. });
-                if answered {
-                    break;
-                }
-            }
-            if !answered {
+            if !net::answers(*address, control).await {
                 sweep.heard.remove(address);
             }
         }

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use deadlight_shared::PortState;
 
+use super::Loss;
 use super::pacer::Pacer;
-use crate::probe::Loss;
 use controls::FIRST_SERIAL;
 use lane::{Progress, Turn};
 use pace::Pace;
