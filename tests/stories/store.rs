@@ -146,8 +146,46 @@ fn a_database_of_a_newer_version_is_left_alone() -> Result<()> {
         )?;
         let refused = Database::open(&location, &name("office-a")).await;
         ensure!(matches!(refused, Err(DatabaseError::Tables { .. })), "{refused:?}");
+        let refused = Database::open_existing(&location, &name("office-a")).await;
+        ensure!(matches!(refused, Err(DatabaseError::Version { theirs: 99, .. })), "{refused:?}");
         Ok(())
     })
+}
+
+#[test]
+fn whoever_asks_while_a_scanner_starts_disturbs_nothing_in_sqlite() -> Result<()> {
+    (0..20).try_for_each(|_| on_sqlite(whoever_asks_disturbs_nothing))
+}
+
+#[test]
+fn whoever_asks_while_a_scanner_starts_disturbs_nothing_in_postgresql() -> Result<()> {
+    on_postgresql(whoever_asks_disturbs_nothing)
+}
+
+/// Many ask, before, while and after the tables are made.
+async fn whoever_asks_disturbs_nothing(location: Location) -> Result<()> {
+    if let Location::File(path) = &location {
+        fs::write(path, "")?;
+        let absent = Database::open_existing(&location, &name("office-a")).await;
+        ensure!(matches!(absent, Err(DatabaseError::Absent { .. })), "{absent:?}");
+        ensure!(fs::metadata(path)?.len() == 0, "whoever only asked has written");
+    }
+    let ours = name("office-a");
+    let asking = async {
+        for _ in 0..10 {
+            match Database::open_existing(&location, &ours).await {
+                Ok(database) => database.close().await,
+                Err(DatabaseError::Absent { .. } | DatabaseError::Version { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    let (started, asked) = tokio::join!(Database::open_alone(&location, &ours), asking);
+    asked?;
+    started?.load().await?;
+    Database::open_existing(&location, &ours).await?.load().await?;
+    Ok(())
 }
 
 #[test]

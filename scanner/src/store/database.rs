@@ -25,6 +25,11 @@ const CLOSING: Duration = Duration::from_secs(2);
 /// For many rows.
 pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
+/// The version of the tables that we know.
+const VERSION: i64 = 2;
+/// How SQLite and PostgreSQL say that a table is not there.
+const NO_TABLE: [&str; 2] = ["1", "42P01"];
+
 /// A connection to the database, as one vantage point has it.
 #[derive(Debug)]
 pub struct Database {
@@ -69,6 +74,14 @@ pub enum DatabaseError {
         /// What it said.
         #[source]
         source: sqlx::Error,
+    },
+    /// Its tables are of another version of this program.
+    #[error("the tables of the database {location} are of version {theirs}, and those of this program of {VERSION}")]
+    Version {
+        /// The database.
+        location: String,
+        /// The version of its tables.
+        theirs: i64,
     },
     /// Its tables are not what this version can go on from.
     #[error("failed to bring the tables of the database {location} up to date")]
@@ -149,10 +162,44 @@ impl DatabaseError {
 impl Database {
     /// Opens it, makes it where it is a file that is not there, and brings its tables up to date.
     pub async fn open(location: &Location, vantage: &Name) -> Result<Self, DatabaseError> {
-        install_default_drivers();
         if let Location::File(path) = location {
             make_private(path).map_err(|source| DatabaseError::File { location: location.to_string(), source })?;
         }
+        let database = Self::connect(location, vantage).await?;
+        let unopened = |source| DatabaseError::Open { location: location.to_string(), source };
+        if let Location::File(_) = location {
+            // Readers keep no writer waiting, and the file remembers that.
+            let written = sqlx::query("PRAGMA journal_mode = WAL").execute(&database.pool);
+            within(PATIENCE, written).await.map_err(unopened)?;
+        }
+        migrator()
+            .run(&database.pool)
+            .await
+            .map_err(|source| DatabaseError::Tables { location: location.to_string(), source })?;
+        Ok(database)
+    }
+
+    /// The same for those who only ask, beside a scanner that may just be starting: they make no file and no table, and leave
+    /// those that there are as they are.
+    pub async fn open_existing(location: &Location, vantage: &Name) -> Result<Self, DatabaseError> {
+        if let Location::File(path) = location {
+            match path.try_exists() {
+                Ok(true) => {}
+                Ok(false) => return Err(DatabaseError::Absent { location: location.to_string() }),
+                Err(source) => return Err(DatabaseError::File { location: location.to_string(), source }),
+            }
+        }
+        let database = Self::connect(location, vantage).await?;
+        match within(PATIENCE, version(&database.pool)).await {
+            Ok(Some(VERSION)) => Ok(database),
+            Ok(Some(theirs)) => Err(DatabaseError::Version { location: location.to_string(), theirs }),
+            Ok(None) => Err(DatabaseError::Absent { location: location.to_string() }),
+            Err(source) => Err(DatabaseError::Open { location: location.to_string(), source }),
+        }
+    }
+
+    async fn connect(location: &Location, vantage: &Name) -> Result<Self, DatabaseError> {
+        install_default_drivers();
         let most = match location {
             Location::File(_) => 1,
             Location::Server(_) => 4,
@@ -173,27 +220,10 @@ impl Database {
             .connect(&url)
             .await
             .map_err(unopened)?;
-        let database = Self { location: location.clone(), pool, vantage: vantage.clone(), _hold: None };
-        migrator()
-            .run(&database.pool)
-            .await
-            .map_err(|source| DatabaseError::Tables { location: location.to_string(), source })?;
-        Ok(database)
+        Ok(Self { location: location.clone(), pool, vantage: vantage.clone(), _hold: None })
     }
 
-    /// The same for those who only ask: a file is not made.
-    pub async fn open_existing(location: &Location, vantage: &Name) -> Result<Self, DatabaseError> {
-        match location {
-            Location::File(path) => match path.try_exists() {
-                Ok(true) => Self::open(location, vantage).await,
-                Ok(false) => Err(DatabaseError::Absent { location: location.to_string() }),
-                Err(source) => Err(DatabaseError::File { location: location.to_string(), source }),
-            },
-            Location::Server(_) => Self::open(location, vantage).await,
-        }
-    }
-
-    /// The same for the scanner that runs: nobody else may with the same file.
+    /// Opens it for the scanner that runs: nobody else may with the same file.
     pub async fn open_alone(location: &Location, vantage: &Name) -> Result<Self, DatabaseError> {
         if let Location::File(path) = location {
             let lock = Hold::File(lock(path, location)?);
@@ -338,12 +368,20 @@ pub(super) async fn within<T>(
 
 async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     if connection.backend_name() == "SQLite" {
-        // What was said to be written stands after a power cut too.
-        connection.execute("PRAGMA journal_mode = WAL").await?;
-        connection.execute("PRAGMA synchronous = FULL").await?;
         connection.execute("PRAGMA busy_timeout = 10000").await?;
+        // What was said to be written stands after a power cut too.
+        connection.execute("PRAGMA synchronous = FULL").await?;
     }
     Ok(())
+}
+
+/// The version of the tables; `None` where there are none.
+async fn version(pool: &AnyPool) -> Result<Option<i64>, sqlx::Error> {
+    match sqlx::query("SELECT MAX(version) FROM _sqlx_migrations").fetch_one(pool).await {
+        Ok(row) => row.try_get(0),
+        Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| NO_TABLE.contains(&&*code)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn migrator() -> Migrator {
@@ -352,7 +390,7 @@ fn migrator() -> Migrator {
     };
     Migrator::with_migrations(vec![
         migration(1, include_str!("schema.1.sql")),
-        migration(2, include_str!("schema.2.sql")),
+        migration(VERSION, include_str!("schema.2.sql")),
     ])
 }
 

@@ -44,6 +44,9 @@ pub(super) fn hinted(error: DatabaseError) -> Hinted {
         DatabaseError::Taken { .. } => "stop one of them, or give each a [vantage] id of its own",
         DatabaseError::ServerBackup { .. } => "pg_dump makes a copy",
         DatabaseError::Copy { .. } => "name a file that is not there, in a directory that can be written",
+        DatabaseError::Version { .. } => {
+            "a scanner brings older tables up to date when it starts; else use the program that the scanner is of"
+        }
         DatabaseError::Tables { .. } => "a newer deadlight-scanner may have written it; or restore it from a backup",
         DatabaseError::Open { .. } | DatabaseError::Read { .. } if !error.is_of_the_disk() => {
             "a file: restore it from a backup, or move it away to begin anew; a server: it must be there and know the user"
