@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod deliver;
 pub mod identify;
+pub mod lease;
 pub mod line;
 pub mod net;
 pub mod permits;

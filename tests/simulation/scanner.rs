@@ -119,6 +119,8 @@ impl Scanner {
     pub(crate) fn new(name: &str, nodes: Vec<Node>, ports: &PortSet, allow: &PortSet) -> Self {
         let rate = NonZeroU32::new(10_000).unwrap();
         let config = Config {
+            lease: Duration::from_secs(60),
+            seconded: false,
             vantage: name.parse().unwrap(),
             every: EVERY,
             quick: EVERY,

@@ -29,6 +29,7 @@ mod second_writer;
 mod secrets;
 mod secrets_at_enrolment;
 mod sessions;
+mod shared_work;
 mod store;
 mod syn_scan;
 mod trust;

@@ -140,6 +140,13 @@ impl Ledger {
         *self = Self { orders, permits: std::mem::take(&mut self.permits), ..Self::default() };
     }
 
+    /// What `scanner` allowed counts no more: another order stands for it.
+    pub fn supersede(&mut self, scanner: &Name) {
+        if let Some(order) = self.orders.get_mut(scanner) {
+            order.allow = PortSet::default();
+        }
+    }
+
     /// Takes in what Docker tells: the node's subnets and the swarm's nodes. A node that is no longer
     /// told stays for a day: an engine that has just started knows few of them.
     pub fn hear(&mut self, networks: &Networks, now: Timestamp) {

@@ -68,10 +68,9 @@ pub fn decide(order: &Order, ledger: &Ledger, policy: &Policy, now: Timestamp) -
 }
 
 /// Takes an order into the ledger: closes what was decided, and opens again what the order's
-/// allowlist covers, as far as the policy permits, and an earlier order of the same scanner, or the
+/// allowlist covers, as far as the policy permits, and an earlier order of the same scanner or its peers, or the
 /// posture, had closed. What was closed by `harden`, or by another scanner, stays closed.
 pub fn record(order: &Order, decisions: &[Decision], ledger: &mut Ledger, policy: &Policy, now: Timestamp) {
-    let origin = Origin::Order(order.scanner.clone());
     // A clock that was ahead holds nobody back for longer than an hour.
     ledger.spent.iter_mut().for_each(|spent| *spent = now.min(*spent));
     ledger.spent.retain(|spent| now.duration_since(*spent) < BUDGET_PERIOD);
@@ -79,10 +78,16 @@ pub fn record(order: &Order, decisions: &[Decision], ledger: &mut Ledger, policy
         if !ledger.is_closed(port) {
             ledger.spent.push(now);
         }
-        ledger.close(Closure { port, origin: origin.clone(), since: now });
+        ledger.close(Closure { port, origin: Origin::Order(order.scanner.clone()), since: now });
     }
     ledger.armed = true;
-    let yields = |closure: &Closure| [&origin, &Origin::Posture].contains(&&closure.origin);
+    // Their allowlist is this one by now.
+    order.peers.iter().for_each(|peer| ledger.supersede(peer));
+    let yields = |closure: &Closure| match &closure.origin {
+        Origin::Order(scanner) => *scanner == order.scanner || order.peers.contains(scanner),
+        Origin::Posture => true,
+        Origin::Local => false,
+    };
     let allow = policy.permitted.by(order);
     ledger.closures.retain(|closure| !yields(closure) || !allow.contains(closure.port));
 }
@@ -137,6 +142,7 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Answered;
     use crate::ledger::Permitted;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -269,6 +275,16 @@ mod tests {
         let other = Order { scanner: "s2".parse().unwrap(), ..order(&[], "8080/tcp") };
         take(other, &mut ledger);
         assert_eq!(ledger.closed().to_string(), "8080/tcp,9000/tcp", "another scanner's allowlist");
+        ledger.orders.insert("s1".parse().unwrap(), Answered::begun(&order(&[], "80/tcp")));
+        let peer = Order {
+            scanner: "s2".parse().unwrap(),
+            peers: vec!["s1".parse().unwrap()],
+            ..order(&[], "8080/tcp 9000/tcp")
+        };
+        let mut shared = ledger.clone();
+        take(peer, &mut shared);
+        assert_eq!(shared.closed().to_string(), "9000/tcp", "a scanner that shares the node");
+        assert!(shared.named(&Permitted::All).is_empty(), "what the other allowed before counts no more");
         take(order(&[], "8080/tcp 9000/tcp"), &mut ledger);
         assert_eq!(ledger.closed().to_string(), "9000/tcp");
         ledger.close(Closure { port: "9001/tcp".parse().unwrap(), origin: Origin::Posture, since: NOW });

@@ -75,6 +75,7 @@ fn orders() -> Vec<Order> {
         findings: findings.to_vec(),
         allow: PortSet::default(),
         permit: None,
+        peers: Vec::new(),
     };
     findings.collect::<Vec<_>>().chunks(MOST).map(order).collect()
 }

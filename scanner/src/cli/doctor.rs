@@ -138,10 +138,14 @@ async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
     };
     let mut found = Vec::new();
     let past = Past(&database);
-    match (database.load().await, past.last_sweep(&config.vantage).await, past.sinks(&config.vantage).await) {
-        (Ok(state), Ok(last), Ok(sinks)) => {
+    let read = async {
+        let (last, unswept) = (past.last_sweep(&config.vantage).await?, past.unswept(now).await?);
+        Ok::<_, DatabaseError>((database.load_all().await?, last, unswept, past.sinks(&config.vantage).await?))
+    };
+    match read.await {
+        Ok((state, last, unswept, sinks)) => {
             found.push(well("database", format!("{}: {} findings", database.location(), state.findings.len())));
-            let status = Status::new(&state, last, config.every, now);
+            let status = Status::new(&state, last, unswept, config, now);
             found.push(match &status.sweep {
                 Some(LastSweep { late: false, complete: false, age, .. }) => doubt(
                     "sweeps",
@@ -158,6 +162,15 @@ async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
                 ),
                 None => doubt("sweeps", "there was none yet".to_owned(), "deadlight-scanner run"),
             });
+            if !status.unswept.is_empty() {
+                let unswept: Vec<_> = status.unswept.iter().map(ToString::to_string).collect();
+                let text = format!("not swept yet by whoever looks after it now: {}", unswept.join(", "));
+                found.push(doubt(
+                    "sweeps",
+                    text,
+                    "deadlight-scanner run, at a vantage point whose configuration has them",
+                ));
+            }
             found.extend(sinks.iter().map(|sink| match &sink.trouble {
                 None => well(format!("alerts to {}", sink.name), format!("{} wait", sink.waiting)),
                 Some(trouble) => wrong(
@@ -167,7 +180,7 @@ async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
                 ),
             }));
         }
-        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => found.push(wrong_database(error)),
+        Err(error) => found.push(wrong_database(error)),
     }
     database.close().await;
     found

@@ -65,6 +65,15 @@ pub enum ConfigError {
     /// `quick` makes no sense.
     #[error("[sweep] quick = {0:#}: must be between 1s and 30d")]
     Quick(SignedDuration),
+    /// `lease` makes no sense.
+    #[error("[vantage] lease = {0:#}: must be between 5s and 1h")]
+    Lease(SignedDuration),
+    /// Nobody has so many vantage points.
+    #[error("[prove] vantages = {0}: must be 1 or 2")]
+    Vantages(u8),
+    /// Nobody else can be asked.
+    #[error("[prove] vantages = 2 needs a second scanner, which works with the same PostgreSQL server: [store] url")]
+    Alone,
     /// A rate makes no sense.
     #[error("[sweep] {key} = {rate}: must be at most {MOST_RATE}")]
     Rate {

@@ -18,6 +18,8 @@ use crate::alert::SinkKind;
 pub(super) struct File {
     pub(super) vantage: Vantage,
     #[serde(default)]
+    pub(super) prove: Prove,
+    #[serde(default)]
     pub(super) sweep: Sweep,
     #[serde(default)]
     pub(super) node: Vec<Node>,
@@ -48,6 +50,14 @@ pub(super) struct AllowFile {
 #[serde(deny_unknown_fields)]
 pub(super) struct Vantage {
     pub(super) id: Name,
+    #[serde(default = "lease", deserialize_with = "duration")]
+    pub(super) lease: SignedDuration,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Prove {
+    pub(super) vantages: u8,
 }
 
 #[derive(Debug, Deserialize)]
@@ -128,6 +138,12 @@ pub(super) struct Web {
     pub(super) token_file: Option<PathBuf>,
 }
 
+impl Default for Prove {
+    fn default() -> Self {
+        Self { vantages: 1 }
+    }
+}
+
 impl Default for Sweep {
     fn default() -> Self {
         let [tcp, udp] = ["1-65535/tcp", "53,123,161,4789,7946/udp"].map(|ports| ports.parse().unwrap_or_default());
@@ -159,6 +175,10 @@ impl Default for Store {
     fn default() -> Self {
         Self { url: "sqlite:deadlight.db".to_owned(), keep: SignedDuration::from_hours(24 * 400) }
     }
+}
+
+fn lease() -> SignedDuration {
+    SignedDuration::from_mins(1)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SignedDuration, D::Error> {

@@ -36,6 +36,8 @@ pub const TEMPLATE: &str = include_str!("../scanner.toml");
 const SHORTEST_QUICK: SignedDuration = SignedDuration::from_secs(1);
 const SHORTEST_EVERY: SignedDuration = SignedDuration::from_secs(10);
 const SHORTEST_KEEP: SignedDuration = SignedDuration::from_hours(24);
+const SHORTEST_LEASE: SignedDuration = SignedDuration::from_secs(5);
+const LONGEST_LEASE: SignedDuration = SignedDuration::from_hours(1);
 const LONGEST_EVERY: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// Highest rate that can be asked for.
 pub const MOST_RATE: u32 = 1_000_000;
@@ -49,6 +51,10 @@ pub const RATE_PER_NODE: NonZeroU32 = NonZeroU32::new(5_000).unwrap();
 pub struct Config {
     /// Name of this vantage point.
     pub vantage: Name,
+    /// So long after it has ended, or cannot be heard, other scanners have taken its nodes over; only where several share them.
+    pub lease: Duration,
+    /// Whether a port counts as closed only when a second vantage point has seen that too.
+    pub seconded: bool,
     /// From the start of one sweep to the start of the next.
     pub every: Duration,
     /// From the end of one round to the start of a quick sweep; none where this is not shorter than `every`.
@@ -105,6 +111,18 @@ impl Config {
         Self::check(config::parse(text, path)?, path, today)
     }
 
+    /// The same for `nodes` alone.
+    pub fn of(&self, nodes: &BTreeSet<Name>) -> Self {
+        let mut part = self.clone();
+        part.nodes.retain(|node| nodes.contains(&node.name));
+        part
+    }
+
+    /// The names of all nodes.
+    pub fn names(&self) -> BTreeSet<Name> {
+        self.nodes.iter().map(|node| node.name.clone()).collect()
+    }
+
     /// What may be open on each node on `today`, in the order of the nodes.
     pub fn expectations(&self, today: Date) -> Vec<Expectation> {
         let expectation = |node: &Node| {
@@ -132,7 +150,7 @@ impl Config {
             pull.map(|node| (node.name.clone(), node.addresses.clone())).collect()
         };
         let settled = [
-            ("[vantage] id", self.vantage == other.vantage),
+            ("[vantage]", (&self.vantage, self.lease) == (&other.vantage, other.lease)),
             ("[store] url", self.store == other.store),
             ("[pki] or [tls]", self.trust == other.trust),
             ("[pull] listen", self.pull == other.pull),
@@ -150,6 +168,7 @@ impl Config {
     fn check(file: file::File, path: &Path, today: Date) -> Result<Self, ConfigError> {
         let file::File {
             vantage,
+            prove,
             sweep,
             node,
             allow,
@@ -167,6 +186,12 @@ impl Config {
         }
         if !(SHORTEST_QUICK..=LONGEST_EVERY).contains(&sweep.quick) {
             return Err(ConfigError::Quick(sweep.quick));
+        }
+        if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&vantage.lease) {
+            return Err(ConfigError::Lease(vantage.lease));
+        }
+        if !(1..=2).contains(&prove.vantages) {
+            return Err(ConfigError::Vantages(prove.vantages));
         }
         for (key, rate) in [("rate", sweep.rate), ("rate_per_node", sweep.rate_per_node)] {
             if rate.get() > MOST_RATE {
@@ -200,8 +225,16 @@ impl Config {
         if let (None, Some(node)) = (&trust, nodes.iter().find(|node| node.agent.is_some())) {
             return Err(ConfigError::NoTrust(node.name.clone()));
         }
+        let keep = store.keep;
+        let store = Location::parse(&store.url, directory)?;
+        let seconded = prove.vantages > 1;
+        if let (true, Location::File(_)) = (seconded, &store) {
+            return Err(ConfigError::Alone);
+        }
         Ok(Self {
             vantage: vantage.id,
+            lease: vantage.lease.unsigned_abs(),
+            seconded,
             every: sweep.every.unsigned_abs(),
             quick: sweep.quick.unsigned_abs(),
             ports,
@@ -213,10 +246,10 @@ impl Config {
             signed: directory.join(signed),
             trust,
             pull: pull.listen,
-            store: Location::parse(&store.url, directory)?,
+            store,
             sinks: checked_sinks(alert, directory)?,
             heartbeat: heartbeat.map(|heartbeat| checked_heartbeat(heartbeat, directory)).transpose()?,
-            keep: store.keep,
+            keep,
             web: web.map(|web| checked_web(web, directory)).transpose()?,
             nodes,
         })

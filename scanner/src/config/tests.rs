@@ -30,6 +30,7 @@ fn the_template_reads_and_shows_the_defaults() {
     assert_eq!(plain.every, Duration::from_secs(900));
     assert_eq!((plain.every, plain.rate, plain.rate_per_node), (full.every, full.rate, full.rate_per_node));
     assert_eq!((&plain.ports, &plain.store, plain.keep), (&full.ports, &full.store, full.keep));
+    assert_eq!((plain.lease, plain.seconded), (full.lease, full.seconded));
     assert_eq!(plain.store, Location::File("/etc/deadlight/deadlight.db".into()));
     assert_eq!((plain.signed.as_path(), &plain.signed), (Path::new("/etc/deadlight/permits.json"), &full.signed));
     assert!(matches!(plain.trust, Some(TrustSource::Pki(_))));
@@ -41,7 +42,7 @@ fn the_template_reads_and_shows_the_defaults() {
 #[test]
 fn refuses_by_line_and_nearest_key() {
     let text = error(&TEMPLATE.replace("[sweep]", "[sweep]\nrat = 5"));
-    assert!(text.starts_with("/etc/deadlight/scanner.toml, line 9: unknown field `rat`"), "{text}");
+    assert!(text.starts_with("/etc/deadlight/scanner.toml, line 16: unknown field `rat`"), "{text}");
     assert!(text.ends_with("did you mean `rate`?"), "{text}");
     for (key, value, wanted) in [
         ("tcp", "\"443-80\"", "`tcp`: range 443-80 runs backwards"),
@@ -52,7 +53,7 @@ fn refuses_by_line_and_nearest_key() {
         ("rate", "0", "nonzero"),
     ] {
         let text = error(&TEMPLATE.replace("[sweep]", &format!("[sweep]\n{key} = {value}")));
-        assert!(text.contains("line 9") && text.contains(wanted), "{key} = {value}: {text}");
+        assert!(text.contains("line 16") && text.contains(wanted), "{key} = {value}: {text}");
     }
     let web = |rest: &str| error(&TEMPLATE.replace("[web]\n", &format!("[web]\n{rest}\n")));
     assert!(web("listen = \"[::]:7480\"").contains("is reached from other hosts: it needs `token_file`"));

@@ -3,9 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use deadlight_shared::{Port, Protocol};
+use deadlight_shared::text::printable;
+use deadlight_shared::{Name, Port, Protocol};
 
 use crate::probe::Loss;
+
+/// Longest text of others that is shown.
+const SHOWN: usize = 300;
 
 /// Where a port stands after its proof was attempted.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +47,15 @@ pub enum Evidence {
         /// Different source ports they left from.
         source_ports: usize,
     },
+    /// Another vantage point has shown it too.
+    Seconded {
+        /// What we have seen ourselves.
+        ours: Box<Self>,
+        /// The other vantage point.
+        vantage: Name,
+        /// What it has seen, in words; not escaped.
+        theirs: String,
+    },
 }
 
 /// Why there is no proof.
@@ -78,6 +91,8 @@ pub enum Unproven {
     },
     /// This host could not ask.
     NotAsked(String),
+    /// It is closed, and a second vantage point that had to see that too did not; why, in words, not escaped.
+    NotSeconded(String),
 }
 
 impl fmt::Display for Evidence {
@@ -97,6 +112,9 @@ impl fmt::Display for Evidence {
                     Protocol::Udp => "ICMP port unreachable",
                 };
                 write!(f, "{attempts} attempts from {source_ports} source ports, each refused with {word}")
+            }
+            Self::Seconded { ours, vantage, theirs } => {
+                write!(f, "{ours}; from {vantage} too: {}", printable(theirs, SHOWN))
             }
         }
     }
@@ -118,7 +136,12 @@ impl fmt::Display for Unproven {
             Self::Mixed { refused, silent } => {
                 write!(f, "{refused} attempts refused and {silent} silent: neither is enough")
             }
-            Self::NotAsked(reason) => write!(f, "could not ask: {}", deadlight_shared::text::printable(reason, 200)),
+            Self::NotAsked(reason) => write!(f, "could not ask: {}", printable(reason, SHOWN)),
+            Self::NotSeconded(why) => write!(
+                f,
+                "closed as seen from here, and not seen so from a second vantage point: {}",
+                printable(why, SHOWN)
+            ),
         }
     }
 }

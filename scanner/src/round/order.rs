@@ -52,6 +52,7 @@ pub fn order_for(
         findings: findings.iter().filter(ours).map(reported).collect(),
         allow,
         permit: None,
+        peers: Vec::new(),
     }
 }
 

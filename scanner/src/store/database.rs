@@ -14,19 +14,19 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _, Row as _, SqlSafeStr as _};
 use tokio::time::timeout;
 
-use super::rows;
+use super::rows::{self, Whose};
 use super::{Location, Record, Silence, State};
 use crate::alert::Alert;
 
 /// For a connection, and for another process that writes.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// At the end.
 const CLOSING: Duration = Duration::from_secs(2);
 /// For many rows.
 pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
 /// The version of the tables that we know.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// How SQLite and PostgreSQL say that a table is not there.
 const NO_TABLE: [&str; 2] = ["1", "42P01"];
 
@@ -243,9 +243,18 @@ impl Database {
         }
     }
 
-    /// How things stand.
+    /// How things stand for this vantage point.
     pub async fn load(&self) -> Result<State, DatabaseError> {
-        within(LONGEST, rows::load(&self.pool, &self.vantage)).await.map_err(|source| self.unread(source))
+        self.load_of(Whose::Own).await
+    }
+
+    /// How things stand at all nodes, whichever vantage point looks after them.
+    pub async fn load_all(&self) -> Result<State, DatabaseError> {
+        self.load_of(Whose::Everybody).await
+    }
+
+    async fn load_of(&self, whose: Whose) -> Result<State, DatabaseError> {
+        within(LONGEST, rows::load(&self.pool, &self.vantage, whose)).await.map_err(|source| self.unread(source))
     }
 
     /// Writes `records`, all of them or none.
@@ -292,7 +301,7 @@ impl Database {
         within(PATIENCE, rows::silence(&self.pool, silence)).await.map_err(|source| self.unwritten(source))
     }
 
-    /// Asks the scanner of this vantage point, which may run or not, for a full sweep.
+    /// Asks the scanner of this vantage point, which may run or not, for a full sweep, and all with which it shares nodes.
     pub async fn want_sweep(&self, now: Timestamp) -> Result<(), DatabaseError> {
         within(PATIENCE, rows::want_sweep(&self.pool, &self.vantage, now))
             .await
@@ -349,7 +358,11 @@ impl Database {
         &self.pool
     }
 
-    fn unwritten(&self, source: sqlx::Error) -> DatabaseError {
+    pub(super) fn vantage(&self) -> &Name {
+        &self.vantage
+    }
+
+    pub(super) fn unwritten(&self, source: sqlx::Error) -> DatabaseError {
         DatabaseError::Write { location: self.location.to_string(), source }
     }
 
@@ -390,7 +403,8 @@ fn migrator() -> Migrator {
     };
     Migrator::with_migrations(vec![
         migration(1, include_str!("schema.1.sql")),
-        migration(VERSION, include_str!("schema.2.sql")),
+        migration(2, include_str!("schema.2.sql")),
+        migration(VERSION, include_str!("schema.3.sql")),
     ])
 }
 

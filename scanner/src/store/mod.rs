@@ -1,13 +1,17 @@
 //! What a scanner remembers: in memory to decide by, in a database to outlive it.
 
 mod database;
+mod leases;
 mod location;
+mod looks;
 mod past;
 mod record;
 mod rows;
 
 pub use database::{Database, DatabaseError};
+pub use leases::Part;
 pub use location::{Location, LocationError, is_near};
+pub use looks::{Bell, Look};
 pub use past::{Event, Past, Silence, SinkState};
 pub use record::{Contact, Record, Seen, State, Swept, Target, Warned, Why};
 
@@ -92,6 +96,14 @@ impl Store {
         for finding in findings {
             self.tell(finding, whys.get(&finding.id).copied(), at);
         }
+    }
+
+    /// Goes on from `state`, which is what the database has by now: our part of the nodes is another. Nothing may be
+    /// unsaved.
+    pub fn go_on(&mut self, state: State) {
+        let mark = self.state.mark.max(state.mark);
+        let alerts = self.state.alerts.max(state.alerts);
+        self.state = State { mark, alerts, ..state };
     }
 
     /// These silences hold, and no others.

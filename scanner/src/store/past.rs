@@ -58,9 +58,25 @@ pub struct SinkState {
 pub struct Past<'a>(pub &'a Database);
 
 impl Past<'_> {
-    /// The last sweep of `vantage` whose round came to its end.
+    /// The last sweep whose round came to its end: of `vantage`, or where several share the nodes, of the one whose last sweep
+    /// says least: it did not see everything, or is the oldest.
     pub async fn last_sweep(&self, vantage: &Name) -> Result<Option<Swept>, DatabaseError> {
-        Ok(self.sweeps(vantage, 1).await?.pop())
+        let last = query(
+            "SELECT counts FROM sweep WHERE started = \
+             (SELECT MAX(started) FROM sweep AS latest WHERE latest.vantage = sweep.vantage) \
+             AND (vantage IN (SELECT holder FROM lease) OR vantage = $1 AND NOT EXISTS (SELECT 1 FROM lease))",
+        );
+        let last: Vec<Swept> = self.all(last.bind(vantage.to_string()), rows::swept).await?;
+        Ok(last.into_iter().min_by_key(|swept| (swept.is_complete(), swept.finished)))
+    }
+
+    /// Nodes that nobody looks after at `now`, or that are not swept yet by who does so now; none where there is one scanner.
+    pub async fn unswept(&self, now: Timestamp) -> Result<BTreeSet<Name>, DatabaseError> {
+        let unswept = query(
+            "SELECT node FROM lease WHERE holder IS NULL OR until < $1 OR since > \
+             COALESCE((SELECT MAX(started) FROM sweep WHERE sweep.vantage = lease.holder), 0)",
+        );
+        self.all(unswept.bind(now.as_microsecond()), |row| rows::parsed(row, "node")).await
     }
 
     /// The last `most` full sweeps of `vantage`, the last one first.
@@ -69,16 +85,16 @@ impl Past<'_> {
         self.all(sweeps.bind(vantage.to_string()).bind(i64::from(most)), rows::swept).await
     }
 
-    /// The findings that changed since `from`, as `vantage` saw them.
-    pub async fn turned(&self, vantage: &Name, from: Timestamp) -> Result<BTreeSet<FindingId>, DatabaseError> {
-        let turned = query("SELECT DISTINCT finding FROM event WHERE at >= $1 AND vantage = $2");
-        self.all(turned.bind(from.as_microsecond()).bind(vantage.to_string()), |row| rows::parsed(row, "finding")).await
+    /// The findings that changed since `from`.
+    pub async fn turned(&self, from: Timestamp) -> Result<BTreeSet<FindingId>, DatabaseError> {
+        let turned = query("SELECT DISTINCT finding FROM event WHERE at >= $1");
+        self.all(turned.bind(from.as_microsecond()), |row| rows::parsed(row, "finding")).await
     }
 
-    /// The last `most` changes of a finding as `vantage` saw them, in order.
-    pub async fn turns(&self, vantage: &Name, finding: &FindingId, most: u32) -> Result<Vec<Turn>, DatabaseError> {
-        let turns = query("SELECT at, status FROM event WHERE finding = $1 AND vantage = $2 ORDER BY at DESC LIMIT $3");
-        let turns = turns.bind(finding.to_string()).bind(vantage.to_string()).bind(i64::from(most));
+    /// The last `most` changes of a finding, in order.
+    pub async fn turns(&self, finding: &FindingId, most: u32) -> Result<Vec<Turn>, DatabaseError> {
+        let turns = query("SELECT at, status FROM event WHERE finding = $1 ORDER BY at DESC LIMIT $2");
+        let turns = turns.bind(finding.to_string()).bind(i64::from(most));
         let mut turns: Vec<_> = self.all(turns, turn).await?;
         turns.reverse();
         Ok(turns)

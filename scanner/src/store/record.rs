@@ -1,6 +1,6 @@
 //! What is remembered: how things stand, and what happened. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -266,6 +266,15 @@ impl State {
 }
 
 impl State {
+    /// Forgets what it knows of nodes that `is_elsewhere`: another scanner looks after them.
+    pub fn leave(&mut self, is_elsewhere: impl Fn(&Name) -> bool) {
+        self.findings.retain(|finding| !is_elsewhere(&finding.node));
+        self.seen.retain(|_, seen| !is_elsewhere(&seen.node));
+        self.contacts.retain(|node, _| !is_elsewhere(node));
+        let known: BTreeSet<&FindingId> = self.findings.iter().map(|finding| &finding.id).collect();
+        self.episodes.retain(|finding, _| known.contains(finding));
+    }
+
     /// Addresses at which more ports were seen open than one host has, with their number: what answers there is not
     /// believed.
     pub fn liars(&self) -> BTreeMap<IpAddr, usize> {

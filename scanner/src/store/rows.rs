@@ -7,8 +7,9 @@ use deadlight_shared::{Finding, Name, Port, PortState};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::any::{Any, AnyRow};
-use sqlx::{AnyPool, Error, Row as _, Transaction, query};
+use sqlx::any::{Any, AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{AnyPool, AssertSqlSafe, Error, Row as _, Transaction, query};
 
 use super::{Contact, Record, Seen, Silence, State, Swept, Target};
 use crate::alert::Alert;
@@ -110,15 +111,7 @@ pub(super) async fn write(
                 .bind(json(&alert.episode)?),
             };
             episode.execute(&mut **transaction).await?;
-            query(
-                "INSERT INTO alert (vantage, number, at, finding, body) VALUES ($1, $2, $3, $4, $5) \
-                 ON CONFLICT (vantage, number) DO NOTHING",
-            )
-            .bind(vantage.to_string())
-            .bind(number(alert.number))
-            .bind(alert.at.as_microsecond())
-            .bind(alert.finding.id.to_string())
-            .bind(json(alert)?)
+            told(vantage, alert)?
         }
         Record::Swept(swept) => query(
             "INSERT INTO sweep (vantage, started, finished, complete, counts) VALUES ($1, $2, $3, $4, $5) \
@@ -132,6 +125,20 @@ pub(super) async fn write(
     };
     let rows = written.execute(&mut **transaction).await?.rows_affected();
     Ok(rows > 0 || !matches!(record, Record::Mark(_)))
+}
+
+/// What makes the row of `alert`.
+pub(super) fn told(vantage: &Name, alert: &Alert) -> Result<Query<'static, Any, AnyArguments>, Error> {
+    let row = query(
+        "INSERT INTO alert (vantage, number, at, finding, body) VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (vantage, number) DO NOTHING",
+    );
+    Ok(row
+        .bind(vantage.to_string())
+        .bind(number(alert.number))
+        .bind(alert.at.as_microsecond())
+        .bind(alert.finding.id.to_string())
+        .bind(json(alert)?))
 }
 
 async fn change(
@@ -155,8 +162,29 @@ async fn change(
     change.execute(&mut **transaction).await.map(drop)
 }
 
+/// Whose memory is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// What the vantage point has itself.
+    Own,
+    /// Of each node that of whoever looks after it.
+    Everybody,
+}
+
+impl Whose {
+    /// What has to hold of a row of `table`, where $1 is the vantage point.
+    fn condition(self, table: &str) -> String {
+        match self {
+            Self::Own => "vantage = $1".to_owned(),
+            Self::Everybody => {
+                format!("vantage = COALESCE((SELECT memory FROM lease WHERE lease.node = {table}.node), $1)")
+            }
+        }
+    }
+}
+
 /// How things stand for `vantage`.
-pub(super) async fn load(pool: &AnyPool, vantage: &Name) -> Result<State, Error> {
+pub(super) async fn load(pool: &AnyPool, vantage: &Name, whose: Whose) -> Result<State, Error> {
     let vantage = vantage.to_string();
     let mut state = State::default();
     let mark = query("SELECT epoch, sequence FROM scanner WHERE vantage = $1").bind(&vantage);
@@ -164,14 +192,18 @@ pub(super) async fn load(pool: &AnyPool, vantage: &Name) -> Result<State, Error>
         let (epoch, sequence) = (unsigned(&row, "epoch")?, unsigned(&row, "sequence")?);
         state.mark = OrderMark { epoch, sequence };
     }
-    let findings = query(
-        "SELECT id, node, address, protocol, port, status, first_seen, service FROM finding WHERE vantage = $1 \
+    let findings = format!(
+        "SELECT id, node, address, protocol, port, status, first_seen, service FROM finding WHERE {} \
          ORDER BY first_seen, node, address, protocol, port",
+        whose.condition("finding")
     );
+    let findings = query(AssertSqlSafe(findings));
     state.findings = findings.bind(&vantage).fetch_all(pool).await?.iter().map(finding).collect::<Result<_, _>>()?;
-    let seen =
-        query("SELECT address, protocol, port, node, state, evidence, service, since FROM seen WHERE vantage = $1");
-    for row in seen.bind(&vantage).fetch_all(pool).await? {
+    let seen = format!(
+        "SELECT address, protocol, port, node, state, evidence, service, since FROM seen WHERE {}",
+        whose.condition("seen")
+    );
+    for row in query(AssertSqlSafe(seen)).bind(&vantage).fetch_all(pool).await? {
         let seen = Seen {
             node: parsed(&row, "node")?,
             state: word(&row, "state")?,
@@ -181,8 +213,11 @@ pub(super) async fn load(pool: &AnyPool, vantage: &Name) -> Result<State, Error>
         };
         state.seen.insert(target(&row)?, seen);
     }
-    let contacts = query("SELECT node, asked, answered, mode, trouble, warned FROM contact WHERE vantage = $1");
-    for row in contacts.bind(&vantage).fetch_all(pool).await? {
+    let contacts = format!(
+        "SELECT node, asked, answered, mode, trouble, warned FROM contact WHERE {}",
+        whose.condition("contact")
+    );
+    for row in query(AssertSqlSafe(contacts)).bind(&vantage).fetch_all(pool).await? {
         let (mode, warned): (Option<String>, Option<String>) = (row.try_get("mode")?, row.try_get("warned")?);
         let contact = Contact {
             asked: time(&row, "asked")?,
@@ -259,13 +294,15 @@ pub(super) async fn tell(
     told.execute(pool).await.map(drop)
 }
 
-/// Somebody wants a full sweep.
+/// Somebody wants a full sweep, of all who share the nodes.
 pub(super) async fn want_sweep(pool: &AnyPool, vantage: &Name, now: Timestamp) -> Result<(), Error> {
     let want = query(
         "INSERT INTO scanner (vantage, epoch, sequence, wanted) VALUES ($1, 0, 0, $2) \
          ON CONFLICT (vantage) DO UPDATE SET wanted = excluded.wanted",
     );
-    want.bind(vantage.to_string()).bind(now.as_microsecond()).execute(pool).await.map(drop)
+    want.bind(vantage.to_string()).bind(now.as_microsecond()).execute(pool).await?;
+    let others = query("UPDATE scanner SET wanted = $1 WHERE alive IS NOT NULL");
+    others.bind(now.as_microsecond()).execute(pool).await.map(drop)
 }
 
 pub(super) async fn wanted_sweep(pool: &AnyPool, vantage: &Name) -> Result<Option<Timestamp>, Error> {
@@ -373,7 +410,7 @@ pub(super) fn from_json<T: DeserializeOwned>(row: &AnyRow, column: &str) -> Resu
     serde_json::from_str(&row.try_get::<String, _>(column)?).map_err(|error| undecodable(column, error))
 }
 
-fn json(value: &impl Serialize) -> Result<String, Error> {
+pub(super) fn json(value: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(value).map(|text| stored(&text)).map_err(|error| Error::Encode(error.into()))
 }
 

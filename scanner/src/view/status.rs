@@ -1,12 +1,12 @@
 //! Whether anything is open that should not be, and how good that knowledge is.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use deadlight_shared::{FindingStatus, Name};
 use jiff::{SignedDuration, Timestamp, Unit};
 use serde::Serialize;
 
+use crate::config::Config;
 use crate::store::{Contact, State, Swept};
 
 /// The schema that a [`Status`] is written in.
@@ -26,6 +26,8 @@ pub struct Status {
     pub allowed: usize,
     /// The last full sweep.
     pub sweep: Option<LastSweep>,
+    /// Nodes that nobody looks after, or that are not swept yet by who does so now. Only where several scanners share them.
+    pub unswept: BTreeSet<Name>,
     /// How it last went with each agent.
     pub agents: BTreeMap<Name, Contact>,
 }
@@ -57,12 +59,20 @@ pub enum Verdict {
 }
 
 impl Status {
-    /// Sums up `state` after the full sweep `last`, where there is one every `every`.
-    pub fn new(state: &State, last: Option<Swept>, every: Duration, now: Timestamp) -> Self {
+    /// Sums up `state` after the full sweep `last`, where nodes are `unswept`.
+    pub fn new(
+        state: &State,
+        last: Option<Swept>,
+        mut unswept: BTreeSet<Name>,
+        config: &Config,
+        now: Timestamp,
+    ) -> Self {
+        let known = config.names();
+        unswept.retain(|node| known.contains(node));
         let count = |is: fn(FindingStatus) -> bool| state.findings.iter().filter(|finding| is(finding.status)).count();
         let sweep = last.map(|swept| {
             let age = now.duration_since(swept.finished);
-            let late = age.unsigned_abs() > 2 * every;
+            let late = age.unsigned_abs() > 2 * config.every;
             let age = age.round(Unit::Second).unwrap_or(age);
             LastSweep { complete: swept.is_complete(), late, age, swept }
         });
@@ -73,13 +83,15 @@ impl Status {
             closed: count(|status| status == FindingStatus::Resolved),
             allowed: count(|status| status == FindingStatus::Accepted),
             sweep,
+            unswept,
             agents: state.contacts.clone(),
         }
     }
 
     /// The answer in one word.
     pub fn verdict(&self) -> Verdict {
-        let is_known = self.sweep.as_ref().is_some_and(|sweep| sweep.complete && !sweep.late);
+        let is_known =
+            self.unswept.is_empty() && self.sweep.as_ref().is_some_and(|sweep| sweep.complete && !sweep.late);
         match (self.open, self.unproven) {
             (0, 0) if is_known => Verdict::Fine,
             (0, _) => Verdict::Unsure,
@@ -115,11 +127,25 @@ mod tests {
         Swept { started: at(0), finished: at(1), interrupted: false, milliseconds: 0, tally, ending }
     }
 
+    fn config() -> Config {
+        let text = "[vantage]\nid = \"office-a\"\n[[node]]\nname = \"n1\"\naddresses = [\"192.0.2.1\"]";
+        Config::parse(text, "scanner.toml".as_ref(), jiff::civil::date(2026, 11, 29)).unwrap()
+    }
+
     fn verdict(statuses: &[FindingStatus], last: Option<Swept>, now: Timestamp) -> Verdict {
         let (node, address, port) = ("n1".parse().unwrap(), "192.0.2.1".parse().unwrap(), "80/tcp".parse().unwrap());
         let first = first_seen(&FindingId::of(&node, address, port), node, address, port, at(0));
         let findings = statuses.iter().map(|status| Finding { status: *status, ..first.clone() }).collect();
-        Status::new(&State { findings, ..State::default() }, last, Duration::from_secs(900), now).verdict()
+        Status::new(&State { findings, ..State::default() }, last, BTreeSet::new(), &config(), now).verdict()
+    }
+
+    #[test]
+    fn a_node_that_nobody_has_swept_is_not_known() {
+        let verdict = |unswept: &str| {
+            let unswept = BTreeSet::from([unswept.parse().unwrap()]);
+            Status::new(&State::default(), Some(swept(Ending::default())), unswept, &config(), at(2)).verdict()
+        };
+        assert_eq!([verdict("n1"), verdict("n2-of-another-configuration")], [Verdict::Unsure, Verdict::Fine]);
     }
 
     #[test]
@@ -137,7 +163,8 @@ mod tests {
     #[test]
     fn an_age_is_told_in_seconds() {
         let now = at(1) + SignedDuration::from_millis(61_499);
-        let status = Status::new(&State::default(), Some(swept(Ending::default())), Duration::from_secs(900), now);
+        let last = Some(swept(Ending::default()));
+        let status = Status::new(&State::default(), last, BTreeSet::new(), &config(), now);
         assert_eq!(format!("{:#}", status.sweep.unwrap().age), "1m 1s");
     }
 

@@ -85,6 +85,13 @@ fn encoded(picture: &Picture) -> prometheus::Result<Vec<u8>> {
     let failing = sinks().map(|sink| ([sink.name.clone()], truth(sink.trouble.is_some())));
     gauges.set("alert_sink_failing", "Whether the last message to a place failed.", ["sink"], failing)?;
     gauges.set("nodes", "Nodes in the configuration.", [], [([], number(picture.config.nodes.len()))])?;
+    let unswept = picture.status().unswept.len();
+    gauges.set(
+        "nodes_unswept",
+        "Nodes that nobody looks after, or that are not swept yet by who does so now.",
+        [],
+        [([], number(unswept))],
+    )?;
     let expired = picture.config.expired(picture.today).len();
     gauges.set(
         "allowlist_entries_expired",

@@ -1,6 +1,6 @@
 //! Everything that an answer may need, read at one moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use deadlight_shared::allowlist::today;
@@ -24,6 +24,7 @@ pub(super) struct Picture {
     pub(super) config: Arc<Config>,
     pub(super) state: State,
     pub(super) last: Option<Swept>,
+    pub(super) unswept: BTreeSet<Name>,
     pub(super) silences: Vec<Silence>,
     pub(super) sinks: Vec<SinkState>,
 }
@@ -32,7 +33,7 @@ impl Picture {
     pub(super) async fn take(site: &Site) -> Result<Self, DatabaseError> {
         let config = Arc::clone(&site.config.borrow());
         let (now, past) = (Timestamp::now(), Past(&site.database));
-        let mut state = site.database.load().await?;
+        let mut state = site.database.load_all().await?;
         state.contacts.retain(|name, _| config.has_agent(name));
         // What matters comes first, and of that the youngest.
         state.findings.sort_by_key(|finding| (finding.status.is_over(), std::cmp::Reverse(finding.first_seen)));
@@ -41,6 +42,7 @@ impl Picture {
             today: today(now),
             state,
             last: past.last_sweep(&site.vantage).await?,
+            unswept: past.unswept(now).await?,
             silences: past.silences(now).await?,
             sinks: past.sinks(&site.vantage).await?,
             config,
@@ -48,17 +50,17 @@ impl Picture {
     }
 
     pub(super) fn status(&self) -> Status {
-        Status::new(&self.state, self.last.clone(), self.config.every, self.now)
+        Status::new(&self.state, self.last.clone(), self.unswept.clone(), &self.config, self.now)
     }
 
     pub(super) async fn timeline(&self, site: &Site) -> Result<Timeline, DatabaseError> {
         let mut tracks = Vec::new();
         let from = self.now.checked_sub(SPAN).unwrap_or(Timestamp::MIN);
-        let turned = Past(&site.database).turned(&site.vantage, from).await?;
+        let turned = Past(&site.database).turned(from).await?;
         // Those that are not over stand first in any case.
         let is_shown = |finding: &&Finding| !finding.status.is_over() || turned.contains(&finding.id);
         for finding in self.state.findings.iter().filter(is_shown).take(TRACKS) {
-            let turns = Past(&site.database).turns(&site.vantage, &finding.id, TURNS).await?;
+            let turns = Past(&site.database).turns(&finding.id, TURNS).await?;
             tracks.push((finding.clone(), turns));
         }
         let mut timeline = Timeline::new(tracks, SPAN, self.now);

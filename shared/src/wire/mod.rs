@@ -14,7 +14,7 @@ mod status;
 pub use cause::{Cause, CauseKind};
 pub use certificate::{CertificateCall, EnrolAnswer, EnrolCall, RenewAnswer};
 pub use explanation::Explanation;
-pub use order::{MAX_ANSWER, MAX_BODY, Order, OrderError, ReportedFinding};
+pub use order::{MAX_ANSWER, MAX_BODY, MAX_PEERS, Order, OrderError, ReportedFinding};
 pub use problem::Problem;
 pub use report::{Mode, OrderMark, Outcome, OutcomeStatus, Report};
 pub use status::{Callers, ClosedPort, Status};

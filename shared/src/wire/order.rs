@@ -18,6 +18,8 @@ pub const MAX_BODY: usize = 256 * 1024;
 pub const MAX_ANSWER: usize = 4 * 1024 * 1024;
 const MAX_FINDINGS: usize = 1_000;
 const MAX_WORD: usize = 64;
+/// Most scanners that share a node.
+pub const MAX_PEERS: usize = 32;
 
 /// `PUT /v1/exposures`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +47,9 @@ pub struct Order {
     /// The node's part of the signed allowlist, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permit: Option<SignedPermit>,
+    /// Scanners that share the node with this one and have one allowlist with it: this order stands for theirs as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Name>,
 }
 
 /// One finding of an order.
@@ -72,6 +77,9 @@ pub enum OrderError {
     /// More findings than one order may carry.
     #[error("more than {MAX_FINDINGS} findings in one order")]
     TooMany,
+    /// More peers than one order may name.
+    #[error("more than {MAX_PEERS} peers in one order")]
+    TooManyPeers,
     /// A free word is too long or not plain ASCII.
     #[error("{0} must be 1 to {MAX_WORD} printable ASCII characters")]
     Word(&'static str),
@@ -94,6 +102,9 @@ impl Order {
         }
         if self.findings.len() > MAX_FINDINGS {
             return Err(OrderError::TooMany);
+        }
+        if self.peers.len() > MAX_PEERS {
+            return Err(OrderError::TooManyPeers);
         }
         check_word("scan", &self.scan)?;
         let mut seen = std::collections::BTreeSet::new();

@@ -41,7 +41,7 @@ struct Document<'a> {
 
 pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let (_, database) = open(&arguments.file).await?;
-    let mut findings = database.load().await.map_err(hinted)?.findings;
+    let mut findings = database.load_all().await.map_err(hinted)?.findings;
     let silences = Past(&database).silences(Timestamp::now()).await.map_err(hinted)?;
     let exit = exit(&findings);
     findings.retain(|finding| arguments.all || !finding.status.is_over());

@@ -30,10 +30,12 @@ pub(in crate::cli) struct Arguments {
 
 pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let (config, database) = open(&arguments.file).await?;
-    let mut state = database.load().await.map_err(hinted)?;
+    let mut state = database.load_all().await.map_err(hinted)?;
     state.contacts.retain(|name, _| config.has_agent(name));
-    let last = Past(&database).last_sweep(&config.vantage).await.map_err(hinted)?;
-    let status = Status::new(&state, last, config.every, Timestamp::now());
+    let (past, now) = (Past(&database), Timestamp::now());
+    let last = past.last_sweep(&config.vantage).await.map_err(hinted)?;
+    let unswept = past.unswept(now).await.map_err(hinted)?;
+    let status = Status::new(&state, last, unswept, &config, now);
     match arguments.output {
         Output::Json => write_json(&status)?,
         Output::Table => written(write(&status, &mut anstream::stdout().lock()))?,
@@ -65,6 +67,10 @@ fn write(status: &Status, out: &mut impl Write) -> io::Result<()> {
             let late = if *late { "; LATE: the next one is overdue" } else { "" };
             writeln!(out, "last sweep: {:.0}, {age:#} ago, {quality}: {}{late}", swept.finished, swept.tally)?;
         }
+    }
+    if !status.unswept.is_empty() {
+        let unswept: Vec<_> = status.unswept.iter().map(ToString::to_string).collect();
+        writeln!(out, "{DOUBT}not swept yet by whoever looks after it now: {}{DOUBT:#}", unswept.join(", "))?;
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["AGENT", "MODE", "LAST REPORT", "TROUBLE"]);

@@ -23,7 +23,7 @@ pub(in crate::cli) struct WhichError;
 
 /// The findings of that name; at least one.
 pub(in crate::cli) async fn wanted(database: &Database, which: &Which) -> Result<Vec<Finding>, Failure> {
-    let mut findings = database.load().await.map_err(hinted)?.findings;
+    let mut findings = database.load_all().await.map_err(hinted)?.findings;
     findings.retain(|finding| which.names(finding));
     match findings.is_empty() {
         true => Ok(Err("no such finding was ever made").hint("`deadlight-scanner findings --all` lists them")?),

@@ -1,6 +1,6 @@
 //! Round after round: when, with which configuration, and what is looked after in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,18 +11,20 @@ use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::super::check::{self, Checked, today};
 use super::super::past::hinted;
 use super::super::{Exit, Failure};
-use super::notify;
+use super::second::witness;
+use super::{exit, notify, part};
 use crate::alert::{Beat, Courier, Heartbeat, Sink};
 use crate::config::{Config, TrustSource};
 use crate::deliver::Agent;
 use crate::probe::Payloads;
 use crate::pull::Hub;
-use crate::round::{Ending, Scope};
+use crate::round::Scope;
 use crate::schedule::Schedule;
 use crate::store::{Database, Past, Record, Store};
 use crate::upkeep;
@@ -46,6 +48,10 @@ pub(super) struct Scanner {
     told: u64,
     pub(super) store: Store,
     pub(super) database: Arc<Database>,
+    /// The nodes that are ours, where others look after the rest.
+    pub(super) part: Option<BTreeSet<Name>>,
+    /// Whoever has the rest, or had ours before.
+    pub(super) peers: Vec<Name>,
     pub(super) courier: Courier,
     pub(super) payloads: Payloads,
     /// Places that nobody brings alerts to, because the database could not say how far they had come.
@@ -57,6 +63,8 @@ pub(super) struct Scanner {
     pub(super) beat: Option<Beat>,
     /// The configuration as the page has it.
     shown: watch::Sender<Arc<Config>>,
+    /// What looks where other scanners want us to; it ends with us.
+    witness: JoinSet<()>,
 }
 
 impl Scanner {
@@ -70,6 +78,8 @@ impl Scanner {
         let courier = Courier::start(sinks, &database).await.map_err(hinted)?;
         let shown = watch::Sender::new(Arc::new(config.clone()));
         Ok(Self {
+            part: database.is_shared().then(BTreeSet::new),
+            peers: Vec::new(),
             config,
             hub,
             agents,
@@ -83,14 +93,23 @@ impl Scanner {
             heartbeat,
             beat: None,
             shown,
+            witness: JoinSet::new(),
         })
     }
 
     /// One full round.
-    pub(super) async fn once(&mut self) -> Result<Ending, Failure> {
+    pub(super) async fn once(&mut self) -> Result<Exit, Failure> {
+        self.share().await;
         self.keep_certificates().await;
         self.grant().await;
-        self.round(Scope::Full).await
+        let ending = self.round(Scope::Full).await?;
+        let elsewhere = self.config.nodes.len() - self.ours().nodes.len();
+        if elsewhere > 0 {
+            tracing::warn!(
+                "other scanners look after {elsewhere} nodes: `deadlight-scanner status` says what they saw"
+            );
+        }
+        Ok(exit(&ending, elsewhere))
     }
 
     /// Round after round. The configuration is read from `path` again whenever somebody asks for it.
@@ -98,7 +117,10 @@ impl Scanner {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut schedule = Schedule::new(self.config.every, self.config.quick, Instant::now());
         let (mut wanted, mut news, mut lives) = (ticks(WANTED), ticks(upkeep::NEWS), ticks(LIVES));
+        let mut shares = ticks(part::pause(self.config.lease));
         let mut kept = Instant::now();
+        self.share().await;
+        self.begin_witness();
         self.open_page().await?;
         notify(&[NotifyState::Ready]);
         if let Some(limit) = sd_notify::watchdog_enabled() {
@@ -118,6 +140,11 @@ impl Scanner {
                     // Where one round follows upon the other there is no time in between.
                     self.live().await;
                 }
+                _ = shares.tick(), if self.part.is_some() => {
+                    if self.share().await {
+                        schedule.at_once(Instant::now());
+                    }
+                }
                 _ = wanted.tick() => {
                     // A database that cannot be asked is told of at the end of each round.
                     let wanted = self.database.wanted_sweep().await.unwrap_or_default();
@@ -134,6 +161,15 @@ impl Scanner {
                 }
                 _ = lives.tick(), if self.beat.is_some() => self.live().await,
             }
+        }
+    }
+
+    /// Whoever shares the nodes with us can have our opinion, beside all sweeps.
+    fn begin_witness(&mut self) {
+        self.witness.abort_all();
+        if self.part.is_some() {
+            let (database, config) = (Arc::clone(&self.database), self.shown.subscribe());
+            self.witness.spawn(witness(database, config, self.payloads.clone()));
         }
     }
 
@@ -169,6 +205,10 @@ impl Scanner {
 
     /// One round of many; whether nothing waits for its proof.
     async fn scheduled(&mut self, scope: Scope) -> bool {
+        self.share().await;
+        if self.ours().nodes.is_empty() {
+            return true;
+        }
         if scope == Scope::Full {
             self.keep_certificates().await;
             self.grant().await;
@@ -210,6 +250,7 @@ impl Scanner {
         let agents = check::agents(&config, self.hub.as_ref())?;
         self.shown.send_replace(Arc::new(config.clone()));
         (self.config, self.agents, self.payloads, self.heartbeat) = (config, agents, payloads, heartbeat);
+        self.begin_witness();
         // One after the other: two of them would tell everything twice.
         std::mem::take(&mut self.courier).finish(HANDED_OVER).await;
         self.mute = Some(sinks);
@@ -265,7 +306,7 @@ impl Scanner {
 }
 
 /// What was missed during a round is not made up for.
-fn ticks(pause: Duration) -> Interval {
+pub(super) fn ticks(pause: Duration) -> Interval {
     let mut ticks = interval(pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks

@@ -1,12 +1,15 @@
 //! `run`: sweep, assess, order, prove, over and over.
 
 mod daemon;
+mod part;
 mod round;
+mod second;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use deadlight_shared::hint;
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,12 +50,19 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     // What is wrong with the configuration is said before anything is made.
     let database = Database::open_alone(&checked.config.store, &checked.config.vantage).await.map_err(hinted)?;
     let database = Arc::new(database);
+    let lease = checked.config.lease;
     let mut scanner = Scanner::new(checked, Arc::clone(&database)).await?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let work = async {
         match arguments.once {
-            true => scanner.once().await.map(|ending| exit(&ending)),
+            true => scanner.once().await,
             false => scanner.forever(&arguments.file.config).await,
+        }
+    };
+    let work = async {
+        tokio::select! {
+            result = work => result,
+            never = part::keep(&database, lease) => match never {},
         }
     };
     // Wherever the work is dropped, the state on disk is whole, and orders repeat what they mean.
@@ -66,19 +76,27 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             if !carried {
                 tracing::error!("not everybody was told in time; `run` goes on with it when it begins");
             }
-            database.close().await;
+            end(&database).await;
             return result;
         }
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     };
     notify(&[NotifyState::Stopping]);
-    database.close().await;
+    end(&database).await;
     tracing::info!(signal = stopped, "stopped");
     match arguments.once {
         true => Err(format!("stopped by {stopped} before the loop was complete").into()),
         false => Ok(Exit::Fine),
     }
+}
+
+/// Others take our nodes over at once.
+async fn end(database: &Database) {
+    if let Err(error) = database.give_leases().await {
+        tracing::warn!("our nodes are taken over when the lease ends: {}", hint::line(&error));
+    }
+    database.close().await;
 }
 
 /// Says how things are to systemd, where it has started us.
@@ -88,8 +106,9 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-fn exit(ending: &Ending) -> Exit {
-    match (ending.open, ending.is_complete()) {
+/// `elsewhere` is the number of nodes that others look after.
+fn exit(ending: &Ending, elsewhere: usize) -> Exit {
+    match (ending.open, ending.is_complete() && elsewhere == 0) {
         (0, true) => Exit::Fine,
         (0, false) => Exit::Incomplete,
         _ => Exit::Exposed,

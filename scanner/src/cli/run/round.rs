@@ -16,6 +16,7 @@ use super::super::past::hinted;
 use super::super::scan::watched_sweep;
 use super::super::story::Story;
 use super::daemon::Scanner;
+use super::second::second;
 use crate::alert::{Beat, Courier};
 use crate::config::{Config, TrustSource};
 use crate::deliver::{Agent, DeliverError};
@@ -28,7 +29,8 @@ use crate::upkeep;
 
 impl Scanner {
     pub(super) async fn round(&mut self, scope: Scope) -> Result<Ending, Failure> {
-        let Self { config, agents, store, database, courier, payloads, .. } = self;
+        let config = &self.ours();
+        let Self { agents, peers, store, database, courier, payloads, .. } = self;
         let mut story = Story::new(scope, anstream::stdout());
         let mut tell = |news: News<'_>| story.tell(config, &news);
         let today = today(Timestamp::now());
@@ -45,7 +47,8 @@ impl Scanner {
         let mut turn = Turn::begin(config, today, scope, sweep, store, &mut tell);
 
         let permits = permits(config, today);
-        let orders = turn.orders(config, &permits, store, Timestamp::now());
+        let mut orders = turn.orders(config, &permits, store, Timestamp::now());
+        orders.iter_mut().for_each(|order| order.peers.clone_from(peers));
         save(store, database, courier).await;
         let answers = deliver(agents, orders).await;
         if answers.values().flat_map(|answer| answer.as_ref().err()).any(DeliverError::is_untimely) {
@@ -63,7 +66,10 @@ impl Scanner {
 
         let limits =
             Limits { rate: config.rate, rate_per_node: config.rate_per_node, in_flight: net::in_flight_limit() };
-        let checked = rescan(&turn.looks(config, &mut tell), limits, payloads).await;
+        let mut checked = rescan(&turn.looks(config, &mut tell), limits, payloads).await;
+        if config.seconded {
+            second(database, &mut checked).await;
+        }
         turn.looked(&checked, store, Timestamp::now(), &mut tell);
         save(store, database, courier).await;
         tell(News::Looked { checked: &checked, dropped: &dropped_since(agents, &reports).await });
@@ -84,7 +90,7 @@ impl Scanner {
 /// Nothing waits for a database that cannot be written: orders are sent all the same, and the end of the round tries
 /// once more and says what is wrong.
 /// Nor do alerts wait for it: then some may be told again after a restart.
-async fn save(store: &mut Store, database: &Database, courier: &Courier) {
+pub(super) async fn save(store: &mut Store, database: &Database, courier: &Courier) {
     match database.write(store.unsaved()).await {
         Ok(()) => store.saved(),
         Err(error) => tracing::debug!("{}", hint::line(&error)),

@@ -1,0 +1,83 @@
+//! The nodes that this scanner looks after, where it shares them with others.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use deadlight_shared::hint;
+
+use super::daemon::{Scanner, ticks};
+use super::round::save;
+use crate::config::Config;
+use crate::store::{Database, Part};
+
+/// A lease is written for so much less than what is promised: whoever takes over has to notice first that it has ended.
+const PROMISED: f64 = 2.0 / 3.0;
+/// Looks at the leases, and writes that we live, so many times within what is promised.
+const LOOKS: u32 = 6;
+
+impl Scanner {
+    /// Takes our part of the nodes; whether it is another than before. While the database cannot be asked we go on with what
+    /// we had: better twice than not at all.
+    pub(super) async fn share(&mut self) -> bool {
+        let Some(before) = &self.part else { return false };
+        save(&mut self.store, &self.database, &self.courier).await;
+        if !self.store.unsaved().is_empty() {
+            return false;
+        }
+        let names = self.config.names();
+        let Part { nodes, peers, owed } = match self.database.share(&names, written(self.config.lease)).await {
+            Ok(part) => part,
+            Err(error) => {
+                tracing::warn!("which nodes are ours is not known: {}", hint::line(&error));
+                return false;
+            }
+        };
+        self.peers = peers;
+        if nodes == *before {
+            return false;
+        }
+        tracing::info!(nodes = nodes.len(), of = names.len(), "this is our part of the nodes");
+        self.courier.take(&owed);
+        match self.database.load().await {
+            Ok(mut state) => {
+                state.leave(|node| names.contains(node) && !nodes.contains(node));
+                self.store.go_on(state);
+                self.part = Some(nodes);
+            }
+            Err(error) => {
+                tracing::warn!("what is known of our nodes is asked again: {}", hint::line(&error));
+                self.part = Some(BTreeSet::new());
+            }
+        }
+        true
+    }
+
+    /// The configuration of our part alone.
+    pub(super) fn ours(&self) -> Config {
+        match &self.part {
+            None => self.config.clone(),
+            Some(part) => self.config.of(part),
+        }
+    }
+}
+
+/// How often our part is looked at.
+pub(super) fn pause(lease: Duration) -> Duration {
+    lease / LOOKS
+}
+
+/// Keeps what we hold for as long as this runs: also during a long sweep.
+pub(super) async fn keep(database: &Database, lease: Duration) -> Infallible {
+    let mut ticks = ticks(pause(lease));
+    loop {
+        ticks.tick().await;
+        if let Err(error) = database.keep_leases(written(lease)).await {
+            tracing::debug!("our leases are not renewed: {}", hint::line(&error));
+        }
+    }
+}
+
+fn written(lease: Duration) -> Duration {
+    lease.mul_f64(PROMISED)
+}
