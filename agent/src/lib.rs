@@ -1,7 +1,7 @@
 //! The agent: says why a port of this node is open, and closes it.
 //!
 //! `plan`, `explain`, `reconcile` and the renderers under `firewall` are pure; [`node`] brings
-//! them together with the kernel, Docker and the ledger; `api` and `cli` are its two doors.
+//! them together with the kernel, Docker and the ledger; `api` and `cli` are its two doors, and `metrics` is a window.
 
 pub mod api;
 pub mod cli;
@@ -13,6 +13,7 @@ pub mod helper;
 pub mod identity;
 pub mod inventory;
 pub mod ledger;
+pub mod metrics;
 pub mod node;
 pub mod plan;
 pub mod reconcile;

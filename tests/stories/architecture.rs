@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 42] = [
+const PURE: [&str; 43] = [
     "shared/src/allowlist.rs",
     "shared/src/doctor.rs",
     "shared/src/explained.rs",
@@ -48,6 +48,7 @@ const PURE: [&str; 42] = [
     "agent/src/api/backoff.rs",
     "agent/src/api/door.rs",
     "agent/src/ledger/permits.rs",
+    "agent/src/metrics/text.rs",
     "agent/src/plan",
     "agent/src/explain",
     "agent/src/reconcile",
