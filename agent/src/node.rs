@@ -88,6 +88,22 @@ pub enum NodeError {
     Stale,
 }
 
+impl NodeError {
+    /// What an operator can do about it; none where it is no fault of the node.
+    pub fn remedy(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Firewall(cause) => cause.remedy(),
+            Self::Ledger(LedgerError::Corrupt { .. } | LedgerError::Version { .. }) => {
+                "nothing was changed and the rules stand; move the file away to start with an empty ledger"
+            }
+            Self::Ledger(_) => "run as root, or set state_dir to a directory that can be written",
+            Self::Listeners(_) => "run as root; with --helpers, see `systemctl status deadlight-listeners.socket`",
+            Self::Routes(_) => "name the interfaces in the configuration: outside = [\"eth0\"]",
+            Self::Stale => return None,
+        })
+    }
+}
+
 impl Node {
     /// This machine, with `firewall`.
     pub fn new(name: Name, config: Config, firewall: Box<dyn Firewall + Sync>) -> Self {

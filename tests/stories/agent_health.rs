@@ -1,7 +1,9 @@
 //! How an agent is: in numbers for Prometheus, and as its doctor says.
 
 use std::{
+    fs::Permissions,
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     time::Duration,
 };
 
@@ -10,14 +12,19 @@ use deadlight_tests::{
     answer::{Answer, tcp_answer},
     deployment::{Deployment, Settings, VANTAGE},
     docker_rules::{Backend::Nft, ForwardPolicy::Drop, Layout::V26},
+    fake_docker::FakeDocker,
     lab::{
         Family::{V4, V6},
         INGRESS, Lab,
     },
     observability, order,
     process::run,
+    programs::{built, finish},
+    scratch,
     wait::wait_for,
 };
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::expect;
 
@@ -99,6 +106,102 @@ fn the_metrics_are_for_this_host_alone() -> Result<()> {
         ensure!(ended.stderr.contains("is no loopback address"), "{ended:?}");
     }
     Ok(())
+}
+
+#[test]
+fn the_doctor_finds_a_good_node_well_and_changes_nothing() -> Result<()> {
+    let (lab, deployment, _docker, _directory) = with_docker()?;
+    let agent = deployment.start_agent(&lab.wire)?;
+    order::enforce(&deployment, &lab.wire, 1, &[(V4, "tcp", INGRESS)])?;
+    let all = || -> Result<_> {
+        Ok((lab.saved_rules()?, lab.native_tables()?, std::fs::read(deployment.path("state/ledger.json"))?))
+    };
+    run(lab.node().command("iptables").args(["-I", "DOCKER-USER", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"]))?;
+    let before = all()?;
+    let doctor = deployment.agent(&lab.wire, &["doctor"])?.expect_code(0)?;
+    for wanted in [
+        "ok rights: ",
+        "ok programs: nftables v",
+        "ok guard: ",
+        "ok docker's rules: they are in iptables-nft",
+        "ok DOCKER-USER: 1 rules of the known fix script",
+        "ok docker: engine 28.5.1, in no swarm",
+        "ok outside: eth0",
+        "ok certificate: until ",
+        "ok state: ",
+        "ok rules: in force",
+        "?? door: everybody reaches the agent's port",
+    ] {
+        ensure!(doctor.stdout.contains(wanted), "no {wanted:?} in\n{}", doctor.stdout);
+    }
+    ensure!(!doctor.stdout.contains("!!") && !doctor.stdout.contains('\u{1b}'), "{}", doctor.stdout);
+    ensure!(all()? == before, "something was changed");
+
+    let json = deployment.agent(&lab.wire, &["doctor", "--output", "json"])?.expect_code(0)?;
+    let json: Value = serde_json::from_str(&json.stdout)?;
+    ensure!(json["schema"] == "deadlight.doctor/v1" && json["found"][0]["grade"] == "well", "{json}");
+
+    agent.stop()?;
+    run(lab.node().command("nft").args(["delete", "table", "inet", "deadlight"]))?;
+    let doctor = deployment.agent(&lab.wire, &["doctor"])?.expect_code(1)?;
+    ensure!(doctor.stdout.contains("!! rules: the kernel does not hold the rules"), "{}", doctor.stdout);
+    ensure!(doctor.stdout.contains("   hint: deadlight-agent plan"), "{}", doctor.stdout);
+    Ok(())
+}
+
+#[test]
+fn the_doctor_says_what_is_missing() -> Result<()> {
+    let lab = Lab::new(V26, Nft, Drop)?;
+    let deployment = Deployment::unenrolled(&Settings::default())?;
+    let doctor = deployment.agent(&lab.wire, &["doctor"])?.expect_code(1)?;
+    for wanted in [
+        "!! docker: failed to reach Docker at /nonexistent/docker.sock",
+        "?? certificate: none: ",
+        "ok state: ",
+        "is not there yet and can be made",
+    ] {
+        ensure!(doctor.stdout.contains(wanted), "no {wanted:?} in\n{}", doctor.stdout);
+    }
+    ensure!(!deployment.path("state").exists(), "it was made");
+    deployment.prepend("mod = \"enforce\"")?;
+    let ended = deployment.agent(&lab.wire, &["doctor"])?.expect_code(2)?;
+    ensure!(ended.stderr.contains("did you mean `mode`"), "{ended:?}");
+    Ok(())
+}
+
+#[test]
+fn the_doctor_needs_no_rights() -> Result<()> {
+    let (lab, deployment, _docker, _directory) = with_docker()?;
+    let agent = deployment.start_agent(&lab.wire)?;
+    order::enforce(&deployment, &lab.wire, 1, &[(V4, "tcp", INGRESS)])?;
+    let open = scratch::directory()?;
+    for (from, to) in [(deployment.path("agent.toml"), "agent.toml"), (built("deadlight-agent")?, "deadlight-agent")] {
+        std::fs::copy(from, open.path().join(to))?;
+    }
+    std::fs::set_permissions(open.path(), Permissions::from_mode(0o755))?;
+    std::fs::set_permissions(open.path().join("agent.toml"), Permissions::from_mode(0o644))?;
+    let mut command = lab.node().command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(open.path().join("deadlight-agent"));
+    let doctor = finish(command.args(["doctor", "--config"]).arg(open.path().join("agent.toml")))?.expect_code(1)?;
+    for wanted in
+        ["!! rights: without CAP_NET_ADMIN", "!! listeners: ", "!! docker: ", "!! certificate: ", "!! state: "]
+    {
+        ensure!(doctor.stdout.contains(wanted), "no {wanted:?} in\n{}", doctor.stdout);
+    }
+    ensure!(doctor.stdout.contains("ok outside: eth0") && !doctor.stdout.contains("rules: "), "{}", doctor.stdout);
+    ensure!(doctor.stderr.is_empty(), "{}", doctor.stderr);
+    agent.stop().map(drop)
+}
+
+/// A node beside an engine that is in no swarm.
+fn with_docker() -> Result<(Lab, Deployment, FakeDocker, TempDir)> {
+    let directory = scratch::directory()?;
+    let socket = directory.path().join("docker.sock");
+    let info = json!({ "ServerVersion": "28.5.1", "Swarm": { "LocalNodeState": "inactive" } });
+    let docker = FakeDocker::serving(&socket, [("/info", info), ("/networks", json!([]))].into())?;
+    let lab = Lab::new(V26, Nft, Drop)?;
+    let deployment = Deployment::new(&Settings { docker_socket: &socket, ..Settings::default() })?;
+    Ok((lab, deployment, docker, directory))
 }
 
 /// A node with an agent whose numbers can be read.
