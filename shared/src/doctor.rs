@@ -115,7 +115,9 @@ mod tests {
         let text = colourless(&found.to_string());
         assert_eq!(
             text,
-            "ok rights: all\n?? clock: nobody says\n   hint: timedatectl\n!! docker: is away\n   hint: systemctl status docker\n"
+            "ok rights: all\n\
+             ?? clock: nobody says\n   hint: timedatectl\n\
+             !! docker: is away\n   hint: systemctl status docker\n"
         );
         assert_eq!(
             serde_json::to_string(&Findings::new(vec![Found::well("a", 1)])).unwrap(),

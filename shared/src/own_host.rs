@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-/// Whether the `Host` of a request is a name of this machine's own loopback. A page of somebody else's, whose name was made
-/// to point here, asks for that name.
+/// Whether the `Host` of a request is a name of this machine's own loopback. A page of somebody else's, whose name was
+/// made to point here, asks for that name.
 pub fn is_own(host: &str) -> bool {
     let port = host.rfind(':').filter(|colon| !host[*colon..].contains(']'));
     let name = host[..port.unwrap_or(host.len())].trim_start_matches('[').trim_end_matches(']');

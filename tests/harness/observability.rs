@@ -15,8 +15,8 @@ pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker/observability")
 }
 
-/// Demands that `text`, metrics of `program` (`scanner` or `agent`), is as Prometheus wants it, and that it has whatever the alert
-/// rules and the dashboard ask for of that program.
+/// Demands that `text`, metrics of `program` (`scanner` or `agent`), is as Prometheus wants it, and that it has whatever
+/// the alert rules and the dashboard ask for of that program.
 pub fn check(program: &str, text: &str) -> Result<()> {
     promtool_takes(text)?;
     for file in ["rules.yml", "dashboard.json"] {

@@ -11,7 +11,11 @@ use anyhow::{Context as _, Result, ensure};
 use deadlight_tests::{
     answer::{Answer, tcp_answer},
     deployment::{Deployment, Settings, VANTAGE},
-    docker_rules::{Backend::Nft, ForwardPolicy::Drop, Layout::V26},
+    docker_rules::{
+        Backend::{Legacy, Nft},
+        ForwardPolicy::Drop,
+        Layout::{V20_10, V26},
+    },
     fake_docker::FakeDocker,
     lab::{
         Family::{V4, V6},
@@ -166,6 +170,22 @@ fn the_doctor_says_what_is_missing() -> Result<()> {
     deployment.prepend("mod = \"enforce\"")?;
     let ended = deployment.agent(&lab.wire, &["doctor"])?.expect_code(2)?;
     ensure!(ended.stderr.contains("did you mean `mode`"), "{ended:?}");
+    Ok(())
+}
+
+/// Where `iptables` is the other flavour, dockerd writes that one after its next start.
+#[test]
+fn the_doctor_knows_where_dockers_rules_are() -> Result<()> {
+    let lab = Lab::new(V20_10, Legacy, Drop)?;
+    let deployment = Deployment::node_only(&Settings::default())?;
+    let doctor = || deployment.agent(&lab.wire, &["doctor"])?.expect_code(1);
+    let wanted = "?? docker's rules: they are in iptables-legacy, and `iptables` is iptables-nft";
+    let said = doctor()?.stdout;
+    ensure!(said.contains(wanted) && said.contains("iptables-save v"), "{said}");
+    run(lab.node().command("iptables-nft").args(["-N", "DOCKER"]))?;
+    let said = doctor()?.stdout;
+    ensure!(said.contains("!! docker's rules: Docker's chains are in iptables-nft and"), "{said}");
+    ensure!(said.contains("update-alternatives --display iptables") && !said.contains("!! rules"), "{said}");
     Ok(())
 }
 

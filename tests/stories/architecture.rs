@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 43] = [
+const PURE: [&str; 45] = [
     "shared/src/allowlist.rs",
     "shared/src/doctor.rs",
     "shared/src/explained.rs",
@@ -47,6 +47,8 @@ const PURE: [&str; 43] = [
     "scanner/src/cli/diff/saved.rs",
     "agent/src/api/backoff.rs",
     "agent/src/api/door.rs",
+    "agent/src/doctor/facts.rs",
+    "agent/src/doctor/judge.rs",
     "agent/src/ledger/permits.rs",
     "agent/src/metrics/text.rs",
     "agent/src/plan",

@@ -93,7 +93,7 @@ fn tables(survey: &Survey) -> Vec<Found> {
             "ipv6",
             match tables.has_v6 {
                 true => "Docker has rules for it, too",
-                false => "Docker has no rules for it: its proxies serve it where they do, and the guard shuts it all the same",
+                false => "Docker has no rules for it; what its proxies serve by it, the guard shuts all the same",
             },
         ));
     }
@@ -185,7 +185,10 @@ fn outside(Outside { names, rp_filter }: &Outside) -> Vec<Found> {
     found.push(match (strict.first(), names.len()) {
         (Some(first), 2..) => Found::doubt(
             "rp_filter",
-            format!("strict on {}: what comes by another interface than its answer leaves by is dropped, a scanner's calls too", strict.join(", ")),
+            format!(
+                "strict on {}: what comes by one interface and is answered by another is dropped",
+                strict.join(", ")
+            ),
             format!("sysctl -w net.ipv4.conf.{first}.rp_filter=2, and the same for net.ipv4.conf.all"),
         ),
         _ => Found::well("rp_filter", "it stands in nobody's way"),

@@ -1,4 +1,5 @@
-//! What keeps this node from closing, keeping closed or being told: looked at, judged, each with its remedy. Nothing is changed.
+//! What keeps this node from closing, keeping closed or being told: looked at and judged, each with its remedy. Nothing
+//! is changed.
 
 mod facts;
 mod gather;

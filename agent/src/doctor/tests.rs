@@ -89,8 +89,8 @@ fn said(facts: &Facts, subject: &str) -> String {
 fn nothing_is_wrong_with_a_good_node() {
     assert_eq!(faults(|_| {}), [""; 0]);
     let subjects: Vec<_> = judge(&good()).into_iter().map(|found| found.subject).collect();
-    let wanted = "rights listeners programs guard docker's rules ipv6 docker mesh outside rp_filter clock certificate trust \
-                  operator's key state rules door";
+    let wanted = "rights listeners programs guard docker's rules ipv6 docker mesh outside rp_filter clock certificate \
+                  trust operator's key state rules door";
     assert_eq!(subjects.join(" "), wanted);
     assert_eq!(said(&good(), "docker"), "engine 28.5.1, manager of a swarm");
 }

@@ -61,8 +61,8 @@ impl Exporter {
         Self { node, keyring, slots, last: Mutex::default() }
     }
 
-    /// Serves for ever, on `address`. Where that cannot be listened on, it is tried again and again: nobody who takes the port
-    /// keeps the agent from closing others.
+    /// Serves for ever, on `address`. Where that cannot be listened on, it is tried again and again: nobody who takes the
+    /// port keeps the agent from closing others.
     pub async fn serve(self, address: SocketAddr) {
         let listener = listen(address).await;
         tracing::info!(%address, "metrics are served");

@@ -27,7 +27,7 @@ pub(super) fn encoded(health: &Health, certificate: Validity, callers: Callers) 
     gauge("problems", "What `deadlight-agent status` says is wrong or missing.", number(status.problems.len()))?;
     gauge(
         "door_networks",
-        "Networks from which alone the agent's own port is reached; 0 where it is open to everybody, or not listened on.",
+        "Networks from which alone the agent's own port is reached; 0 where everybody reaches it, or it has none.",
         number(status.door.len()),
     )?;
     gauge(
