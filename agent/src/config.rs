@@ -76,6 +76,7 @@ pub struct Config {
     pub listeners_socket: Option<PathBuf>,
     pub tls: Option<TlsPaths>,
     pub pull: Option<Pull>,
+    pub metrics: Option<Metrics>,
 }
 
 /// For a node that does not listen.
@@ -85,6 +86,15 @@ pub struct Pull {
     /// The scanners that it calls; at least one.
     #[serde(deserialize_with = "called")]
     pub scanners: Vec<SocketAddr>,
+}
+
+/// For a Prometheus on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Where it reads the numbers: a loopback address, because they are given to whoever asks.
+    #[serde(deserialize_with = "loopback")]
+    pub listen: SocketAddr,
 }
 
 /// Why the operator's key cannot be had; then nothing is permitted.
@@ -200,6 +210,7 @@ impl Default for Config {
             listeners_socket: None,
             tls: None,
             pull: None,
+            metrics: None,
         }
     }
 }
@@ -239,6 +250,16 @@ fn called<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Socke
     match scanners.is_empty() {
         true => Err(D::Error::custom("at least one scanner has to be named")),
         false => scanners.iter().map(address).collect(),
+    }
+}
+
+fn loopback<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(address),
+        _ => Err(D::Error::custom(format!(
+            "{text:?} is no loopback address such as \"127.0.0.1:9473\" or \"[::1]:9473\": whoever reaches [metrics] reads them"
+        ))),
     }
 }
 
@@ -343,6 +364,10 @@ mod tests {
             ("[pull]\nscanners = []", "at least one scanner"),
             ("[pull]\nscanners = [\"203.0.113.5\"]", "is not like \"203.0.113.5:7444\""),
             ("[pull]\nscanner = []", "did you mean `scanners`"),
+            ("[metrics]\nlisten = \"0.0.0.0:9473\"", "line 2: `listen`: \"0.0.0.0:9473\" is no loopback address"),
+            ("[metrics]\nlisten = \"[::ffff:127.0.0.1]:1\"", "is no loopback address"),
+            ("[metrics]\nlisten = \"localhost:9473\"", "such as \"127.0.0.1:9473\""),
+            ("[metrics]", "missing field `listen`"),
         ] {
             let error = config::parse::<Config>(text, Path::new("agent.toml")).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text}: {error}");

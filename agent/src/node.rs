@@ -5,6 +5,7 @@ mod act;
 mod answer;
 #[cfg(test)]
 mod authority;
+mod health;
 mod host;
 #[cfg(test)]
 mod protected;
@@ -13,13 +14,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use deadlight_shared::allowlist::today;
-use deadlight_shared::wire::{ClosedPort, Explanation, Mode, Status};
+use deadlight_shared::wire::{Explanation, Mode};
 use deadlight_shared::{Name, PortSet, hint};
 use ipnet::IpNet;
+use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio::task::block_in_place;
 
-use crate::config::{Config, SwarmControl};
+use crate::config::Config;
 use crate::explain::{self, Question};
 use crate::firewall::iptables::Save;
 use crate::firewall::{Desired, Firewall, FirewallError, Inspection};
@@ -28,6 +30,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::plan::Policy;
 
 pub use act::{Hardened, Reverted, Selection};
+pub use health::Health;
 pub use host::{Docker, Host};
 
 /// The node.
@@ -49,6 +52,10 @@ struct State {
     listeners: Option<Vec<Listener>>,
     /// What was lost and put back since the last report, oldest first.
     drift: VecDeque<String>,
+    /// How often that was so since this process began, reported or not.
+    repairs: u64,
+    /// When each scanner gave its last order to this process.
+    orders: BTreeMap<Name, Timestamp>,
     /// A ledger that could not be saved.
     unsaved: Option<Unsaved>,
     /// What iptables-legacy had when it was last looked at, if there was nothing to do.
@@ -79,6 +86,22 @@ pub enum NodeError {
     /// An order older than one that was taken, whose report is not at hand.
     #[error("the order is older than one that was taken before")]
     Stale,
+}
+
+impl NodeError {
+    /// What an operator can do about it; none where it is no fault of the node.
+    pub fn remedy(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Firewall(cause) => cause.remedy(),
+            Self::Ledger(LedgerError::Corrupt { .. } | LedgerError::Version { .. }) => {
+                "nothing was changed and the rules stand; move the file away to start with an empty ledger"
+            }
+            Self::Ledger(_) => "run as root, or set state_dir to a directory that can be written",
+            Self::Listeners(_) => "run as root; with --helpers, see `systemctl status deadlight-listeners.socket`",
+            Self::Routes(_) => "name the interfaces in the configuration: outside = [\"eth0\"]",
+            Self::Stale => return None,
+        })
+    }
 }
 
 impl Node {
@@ -127,63 +150,6 @@ impl Node {
             closed: desired.closed.contains(port) && inspection.change.is_empty(),
             refused: policy.protection(port).map(|reason| reason.to_string()),
             rules: self.firewall.lines_for(port, &desired, &inspection.docker),
-        })
-    }
-
-    /// The node's state of health. Changes nothing.
-    pub async fn status(&self) -> Result<Status, NodeError> {
-        let state = self.state.lock().await;
-        let ledger = self.load(&state)?;
-        let policy = self.policy(&self.listeners()?, &ledger);
-        let desired = self.desired(&ledger, &policy);
-        let inspection = block_in_place(|| self.firewall.inspect(&desired));
-        let (mut problems, mut dropped) = (Vec::new(), BTreeMap::new());
-        if state.unsaved.is_some() {
-            problems.push("state not persisted: the state directory cannot be written".to_owned());
-        }
-        if self.config.swarm_control == SwarmControl::Peers && ledger.peers.is_empty() {
-            problems
-                .push("swarm_control = \"peers\", but no node of the swarm is known: its ports stay open".to_owned());
-        }
-        match self.config.operator() {
-            Err(error) => problems.push(format!("{}: allowlists open nothing meanwhile", chain(&error))),
-            Ok(Some(key)) if ledger.permit(&key, &self.name).is_none() => problems.push(
-                "no signed allowlist has come: scanners open nothing; `deadlight-scanner allowlist sign`".to_owned(),
-            ),
-            Ok(_) => {}
-        }
-        if self.config.mode == Mode::Observe && !self.config.scanners.is_empty() {
-            problems.push("observe mode writes no rule: `scanners` does not shut the agent's port yet".to_owned());
-        }
-        if let Err(error) = self.host.networks().await {
-            problems.push(format!("{error}; causes read unknown meanwhile"));
-        }
-        let in_force = match inspection {
-            Ok(Inspection { fault: Some(error), .. }) | Err(error) => {
-                problems.push(format!("{error}; {}", error.remedy()));
-                false
-            }
-            Ok(inspection) => {
-                dropped = inspection.dropped;
-                if !inspection.change.is_empty() {
-                    problems.push("the kernel's rules differ from the ledger; `deadlight-agent plan` shows".to_owned());
-                }
-                inspection.change.is_empty()
-            }
-        };
-        let closed =
-            desired.closed.iter().map(|port| ClosedPort { port, dropped: dropped.get(&port).copied().unwrap_or(0) });
-        Ok(Status {
-            schema: Status::SCHEMA.to_owned(),
-            node: self.name.clone(),
-            mode: self.config.mode,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            closed: closed.collect(),
-            in_force,
-            drift: state.drift.iter().cloned().collect(),
-            door: self.config.scanners.iter().map(ToString::to_string).collect(),
-            callers: None,
-            problems,
         })
     }
 

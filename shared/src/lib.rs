@@ -6,6 +6,7 @@
 
 pub mod allowlist;
 pub mod config;
+pub mod doctor;
 pub mod enrol;
 pub mod explained;
 pub mod file;
@@ -18,6 +19,7 @@ pub mod memory;
 pub mod name;
 pub mod observation;
 pub mod operator;
+pub mod own_host;
 pub mod permit;
 pub mod port;
 pub mod port_set;

@@ -24,6 +24,7 @@ pub mod image;
 pub mod lab;
 pub mod memories;
 pub mod netns;
+pub mod observability;
 pub mod order;
 pub mod outbound;
 pub mod page;

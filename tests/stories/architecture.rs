@@ -12,14 +12,16 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 41] = [
+const PURE: [&str; 46] = [
     "shared/src/allowlist.rs",
+    "shared/src/doctor.rs",
     "shared/src/explained.rs",
     "shared/src/finding.rs",
     "shared/src/identity.rs",
     "shared/src/name.rs",
     "shared/src/observation.rs",
     "shared/src/operator.rs",
+    "shared/src/own_host.rs",
     "shared/src/permit.rs",
     "shared/src/port.rs",
     "shared/src/port_set.rs",
@@ -46,7 +48,10 @@ const PURE: [&str; 41] = [
     "scanner/src/cli/diff/saved.rs",
     "agent/src/api/backoff.rs",
     "agent/src/api/door.rs",
+    "agent/src/doctor/facts.rs",
+    "agent/src/doctor/judge.rs",
     "agent/src/ledger/permits.rs",
+    "agent/src/metrics/text.rs",
     "agent/src/plan",
     "agent/src/explain",
     "agent/src/reconcile",

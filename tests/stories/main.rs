@@ -1,5 +1,6 @@
 //! Stories on real packets: one module each.
 
+mod agent_health;
 mod alerts;
 mod architecture;
 mod authority;

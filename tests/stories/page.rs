@@ -3,10 +3,9 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,6 +14,7 @@ use deadlight_tests::{
     browser::{Browser, Look},
     memories::{self, remember},
     netns::Netns,
+    observability,
     page::Served,
     process::run,
     programs::{built, finish},
@@ -183,42 +183,17 @@ fn prometheus_takes_the_metrics() -> Result<()> {
         ] {
             ensure!(text.contains(wanted), "no {wanted:?} in {text}");
         }
-        for file in ["rules.yml", "dashboard.json"] {
-            let said = fs::read_to_string(observability().join(file))?;
-            let names: BTreeSet<_> = said.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
-            let names: Vec<_> = names.into_iter().filter(|name| name.starts_with("deadlight_")).collect();
-            ensure!(names.len() > 5, "{file}: {names:?}");
-            for name in names {
-                ensure!(
-                    text.contains(&format!("\n# TYPE {name} gauge\n")),
-                    "{file} asks for {name}, which there is not"
-                );
-            }
-        }
-        let mut promtool = Command::new("promtool")
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("start promtool\nhint: tests/install.sh")?;
-        promtool.stdin.take().context("its input")?.write_all(text.as_bytes())?;
-        let output = promtool.wait_with_output()?;
-        ensure!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        observability::check("scanner", &text)
     })
-}
-
-fn observability() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker/observability")
 }
 
 #[test]
 fn the_alert_rules_say_what_they_should() -> Result<()> {
     let mut promtool = Command::new("promtool");
-    let said = run(promtool.args(["test", "rules", "rules.test.yml"]).current_dir(observability()))?;
+    let said = run(promtool.args(["test", "rules", "rules.test.yml"]).current_dir(observability::directory()))?;
     ensure!(said.contains("SUCCESS"), "{said}");
-    let dashboard: Value = serde_json::from_str(&fs::read_to_string(observability().join("dashboard.json"))?)?;
+    let dashboard: Value =
+        serde_json::from_str(&fs::read_to_string(observability::directory().join("dashboard.json"))?)?;
     let panels = dashboard["panels"].as_array().context("panels")?;
     let expressions = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
     let expressions: Vec<_> = expressions.filter_map(|target| target["expr"].as_str()).collect();

@@ -241,6 +241,28 @@ fn without_a_scanner(layout: Layout, backend: Backend) -> Result<()> {
     expect::closed(&place.lab.wire, &closed)
 }
 
+/// Its unit lets it, and the doctor, run by root beside it, finds its files and rules.
+#[test]
+fn the_service_serves_its_metrics_and_the_doctor_finds_it_well() -> Result<()> {
+    let place = Place::new(V26, Nft, Drop)?;
+    let file = place.etc.join("deadlight/agent.toml");
+    let config = fs::read_to_string(&file)?;
+    fs::write(&file, format!("{config}[metrics]\nlisten = \"127.0.0.1:9473\"\n"))?;
+    let node = place.boot()?;
+    for socket in HELPERS {
+        node.start_unit(socket)?;
+    }
+    place.start_agent(&node)?;
+    let curl = ["-sS", "--noproxy", "*", "--retry", "9", "--retry-connrefused", "http://127.0.0.1:9473/metrics"];
+    let metrics = finish(node.command("curl")?.args(curl))?.expect_code(0)?.stdout;
+    for wanted in ["deadlight_agent_in_force 1\n", "deadlight_agent_problems 0\n"] {
+        ensure!(metrics.contains(wanted), "{metrics}\n{}", node.log());
+    }
+    let doctor = finish(node.command("deadlight-agent")?.arg("doctor"))?.expect_code(0)?;
+    ensure!(doctor.stdout.contains("ok rules: in force"), "{doctor:?}");
+    Ok(())
+}
+
 /// With what its own unit leaves it, by every way there is.
 #[test]
 fn the_agent_cannot_open_dockers_socket_nor_read_what_is_not_its_own() -> Result<()> {

@@ -10,6 +10,7 @@ use deadlight_shared::wire::Mode;
 use deadlight_shared::{Identity, log};
 use futures_util::future::Either;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::enroll::{enroll_once, keyring};
 use super::keep::keep;
@@ -17,6 +18,7 @@ use crate::api::{Caller, Server, Slots, router};
 use crate::config::{Config, Pull};
 use crate::firewall::{Change, Linux};
 use crate::identity::Document;
+use crate::metrics::Exporter;
 use crate::node::Node;
 
 pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::Result<ExitCode> {
@@ -36,7 +38,8 @@ pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::R
         tracing::error!("{}: allowlists open nothing meanwhile", hint::line(&error));
     }
     let (listen, pull, mode) = (config.listen, config.pull.clone(), config.mode);
-    let (docker_socket, scanners) = (config.docker_socket.clone(), config.scanners.clone());
+    let (docker_socket, scanners, metrics) =
+        (config.docker_socket.clone(), config.scanners.clone(), config.metrics.clone());
     let node = Arc::new(Node::new(name, config, Box::new(Linux)));
     match node.arm().await {
         Ok(written) => {
@@ -53,6 +56,10 @@ pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::R
     let stop = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     };
+    let exporter = metrics.map(|metrics| {
+        let exporter = Exporter::new(Arc::clone(&node), Arc::clone(&keyring), slots.clone());
+        tokio::spawn(exporter.serve(metrics.listen))
+    });
     let routes = router(Arc::clone(&node), Arc::clone(&keyring), slots.clone());
     let serving = match pull {
         Some(Pull { scanners }) => {
@@ -70,6 +77,7 @@ pub(super) async fn run(config: Config, enroll_file: Option<&Path>) -> anyhow::R
     let keeping = tokio::spawn(keep(node, docker_socket));
     serving.await;
     keeping.abort();
+    exporter.iter().for_each(JoinHandle::abort);
     tracing::info!("agent stopped; its rules stay");
     Ok(ExitCode::SUCCESS)
 }

@@ -7,9 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use deadlight_shared::enrol::EnrolLine;
-use deadlight_shared::hint::HintExt as _;
+use deadlight_shared::hint::{HintExt as _, Hinted};
 use deadlight_shared::log;
-use deadlight_shared::tls::TlsError;
 
 use super::print;
 use crate::api::Slots;
@@ -64,13 +63,10 @@ pub(super) async fn enroll_once(config: &Config, file: &Path) -> anyhow::Result<
 
 /// What this node was enrolled with, or the files of `[tls]`.
 pub(super) fn keyring(config: &Config) -> anyhow::Result<Keyring> {
-    let loaded = Keyring::load(config.state_dir.clone(), config.tls.as_ref());
-    let hint = match &loaded {
-        Err(IdentityError::None) => "run `deadlight-scanner enroll NODE` where the CA is, and here the line that it prints".to_owned(),
-        Err(IdentityError::Tls(TlsError::KeyExposed { path, .. })) => format!("chmod 600 {}", path.display()),
-        _ => "`deadlight-agent enroll --again LINE` replaces what is there; LINE comes from `deadlight-scanner enroll NODE`".to_owned(),
-    };
-    Ok(loaded.hint(hint)?)
+    Keyring::load(config.state_dir.clone(), config.tls.as_ref()).map_err(|error| {
+        let remedy = error.remedy();
+        Hinted::new(error, remedy).into()
+    })
 }
 
 fn is_enrolled(config: &Config) -> anyhow::Result<bool> {

@@ -1,6 +1,7 @@
 //! The command line: each subcommand in a few lines over [`Node`].
 
 mod daemon;
+mod doctor;
 mod enroll;
 mod harden;
 mod helper;
@@ -23,8 +24,8 @@ use crate::node::{Node, NodeError, Selection, host_name};
 
 /// Says why a port of this node is open, and closes it.
 ///
-/// Exit status: 0 all is as it should be; 1 something is not (plan: there are changes, status: not
-/// in force, harden and revert: done, but the state could not be saved); 2 usage, configuration or run-time error.
+/// Exit status: 0 all is as it should be; 1 something is not (plan: there are changes, status: not in force, doctor: something
+/// is wrong, harden and revert: done, but the state could not be saved); 2 usage, configuration or run-time error.
 #[derive(Debug, Parser)]
 #[command(name = "deadlight-agent", version, arg_required_else_help = true)]
 struct Args {
@@ -78,6 +79,12 @@ enum Command {
     Plan,
     /// Print mode, closed ports and problems; status 1 if the rules are not in force
     Status,
+    /// Say what keeps this node from closing, keeping closed or being told, each with its remedy; status 1 if something is
+    /// wrong. It only looks
+    Doctor {
+        #[arg(long, value_enum, default_value_t = doctor::Output::Table)]
+        output: doctor::Output,
+    },
     /// Print our own rules as they stand in the kernel
     Rules,
     /// Open again what the agent closed
@@ -143,6 +150,7 @@ async fn dispatch(command: Command, path: Option<PathBuf>, helpers: Option<PathB
         Command::Explain { port, address } => show::explain(&node(config)?, port, address).await,
         Command::Plan => show::plan(&node(config)?).await,
         Command::Status => show::status(&node(config)?).await,
+        Command::Doctor { output } => doctor::run(&config, output).await,
         Command::Rules => show::rules(&node(config)?).await,
         Command::Revert { port, .. } => {
             let selection = port.map_or(Selection::All, Selection::Port);
@@ -170,22 +178,15 @@ fn node(config: Config) -> anyhow::Result<Node> {
 
 /// Adds what the reader can do about a node's error.
 fn hinted(error: NodeError) -> anyhow::Error {
-    let remedy = match &error {
-        NodeError::Firewall(cause) => cause.remedy(),
-        NodeError::Ledger(LedgerError::Corrupt { .. } | LedgerError::Version { .. }) => {
-            "nothing was changed and the rules stand; move the file away to start with an empty ledger"
-        }
-        NodeError::Ledger(_) => "run as root, or set state_dir to a directory that can be written",
-        NodeError::Listeners(_) => "run as root; with --helpers, see `systemctl status deadlight-listeners.socket`",
-        NodeError::Routes(_) => "name the interfaces in the configuration: outside = [\"eth0\"]",
-        NodeError::Stale => return error.into(),
-    };
-    Hinted::new(error, remedy).into()
+    match error.remedy() {
+        Some(remedy) => Hinted::new(error, remedy).into(),
+        None => error.into(),
+    }
 }
 
-/// Data for the reader or the next program. A closed pipe is not our error.
+/// Data for the reader, with colours on a terminal alone, or for the next program. A closed pipe is not our error.
 fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
+    match anstream::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("failed to write the output"),
         _ => Ok(()),
     }

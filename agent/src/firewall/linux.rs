@@ -66,7 +66,7 @@ impl Firewall for Linux {
 }
 
 /// Whether the kernel takes tables for both families at once: asked once, by a check that writes nothing.
-fn nftables_works() -> Result<bool, FirewallError> {
+pub(super) fn nftables_works() -> Result<bool, FirewallError> {
     static WORKS: OnceLock<bool> = OnceLock::new();
     if let Some(works) = WORKS.get() {
         return Ok(*works);
@@ -148,7 +148,7 @@ fn docker_of<'a>(
     }
 }
 
-fn read_saves(flavour: Flavour) -> Result<[Save; 2], FirewallError> {
+pub(super) fn read_saves(flavour: Flavour) -> Result<[Save; 2], FirewallError> {
     let read = |family| {
         let program = iptables::program(family, flavour, "save");
         let text = run(std::slice::from_ref(&program), "")?;

@@ -12,6 +12,7 @@ pub(crate) mod kernel;
 mod linux;
 pub mod nftables;
 mod runner;
+mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 
 pub use linux::{Linux, legacy_in_use, legacy_tables};
 pub use runner::{FirewallError, is_own_program};
+pub use survey::{Survey, Tables};
 
 /// What shall stand in the kernel, whatever the backend.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -67,6 +67,22 @@ pub enum IdentityError {
     },
 }
 
+impl IdentityError {
+    /// What an operator can do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::None => {
+                "run `deadlight-scanner enroll NODE` where the CA is, and here the line that it prints".to_owned()
+            }
+            Self::Tls(TlsError::KeyExposed { path, .. }) => format!("chmod 600 {}", path.display()),
+            Self::Document(DocumentError::Read { .. }) => "run as root, or see who may read it".to_owned(),
+            _ => "`deadlight-agent enroll --again LINE` replaces what is there; LINE comes from \
+                  `deadlight-scanner enroll NODE`"
+                .to_owned(),
+        }
+    }
+}
+
 impl Keyring {
     /// What was enrolled or renewed, or the files of `by_hand`: whichever certificate is younger.
     pub fn load(state_dir: PathBuf, by_hand: Option<&TlsPaths>) -> Result<Self, IdentityError> {

@@ -12,7 +12,7 @@ use deadlight_shared::text::printable;
 use deadlight_shared::{Port, Protocol};
 use ipnet::IpNet;
 
-use super::swarm::{Swarm, Task};
+use super::swarm::{Membership, Swarm, Task};
 use crate::gate::{Gate, LIMIT};
 
 /// What rules are made from.
@@ -22,6 +22,15 @@ pub struct Networks {
     pub subnets: Vec<IpNet>,
     /// Addresses of the swarm's nodes, as far as this one knows them; none outside of a swarm.
     pub peers: BTreeSet<IpAddr>,
+}
+
+/// The engine itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Engine {
+    /// Its version, where it says one.
+    pub version: Option<String>,
+    /// Its part in a swarm.
+    pub membership: Membership,
 }
 
 /// Docker's objects, as far as they explain a port.
@@ -93,6 +102,17 @@ pub enum DockerError {
 /// Asks the engine behind `socket` for what rules are made from; at most two seconds.
 pub async fn networks(socket: &Path) -> Result<Networks, DockerError> {
     ask(socket, async |docker| ask_networks(&docker).await).await
+}
+
+/// Asks the engine behind `socket` who it is; at most two seconds.
+pub async fn engine(socket: &Path) -> Result<Engine, DockerError> {
+    ask(socket, async |docker| {
+        let info = docker.info().await?;
+        let version = info.server_version.map(|version| printable(&version, 60));
+        let swarm = info.swarm.unwrap_or_default();
+        Ok(Engine { version, membership: Membership::of(&swarm) })
+    })
+    .await
 }
 
 /// Asks the engine behind `socket` for everything; at most two seconds.

@@ -16,10 +16,10 @@ use deadlight_shared::{Port, PortSet};
 use crate::config::Config;
 
 pub use conntrack::Flow;
-pub use docker::{Container, DockerFacts, Networks, Service};
+pub use docker::{Container, DockerFacts, Engine, Networks, Service};
 pub use listeners::{Listener, Process};
 pub use netlink::NetlinkError;
-pub use swarm::Task;
+pub use swarm::{Membership, Task};
 
 /// Everything an explanation may rest on. A part that could not be read says why.
 #[derive(Debug, Clone)]

@@ -19,6 +19,27 @@ pub struct Task {
     pub is_here: bool,
 }
 
+/// The part that a node takes in a swarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Membership {
+    /// None.
+    None,
+    /// It runs tasks.
+    Worker,
+    /// It knows all nodes and services.
+    Manager,
+}
+
+impl Membership {
+    pub(super) fn of(info: &SwarmInfo) -> Self {
+        match (info.local_node_state, info.control_available) {
+            (Some(LocalNodeState::ACTIVE), Some(true)) => Self::Manager,
+            (Some(LocalNodeState::ACTIVE), _) => Self::Worker,
+            _ => Self::None,
+        }
+    }
+}
+
 /// Empty outside of a swarm.
 #[derive(Default)]
 pub(super) struct Swarm {

@@ -133,6 +133,7 @@ impl Node {
                 self.host.now()
             ));
             state.drift.drain(..state.drift.len().saturating_sub(DRIFT_KEPT));
+            state.repairs += 1;
         }
     }
 

@@ -28,6 +28,7 @@ impl Node {
             Mode::Enforce => self.state.lock().await,
             Mode::Observe => self.state_after_docker().await,
         };
+        state.orders.insert(order.scanner.clone(), now);
         let lock = self.lock()?;
         let mut ledger = self.load(&state)?;
         if let Some(stored) = replayed(order, &ledger)? {

@@ -1,10 +1,10 @@
 //! `doctor`: what keeps this scanner from seeing, closing, proving or telling, each with its remedy. It only asks.
 
-use std::fmt;
-use std::io::{self, Write};
+use std::io::Write as _;
 
 use clap::Args;
 use deadlight_shared::Identity;
+use deadlight_shared::doctor::{Findings, Found};
 use deadlight_shared::hint;
 use deadlight_shared::text::printable;
 use deadlight_shared::wire::Mode;
@@ -12,10 +12,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use jiff::{SignedDuration, Timestamp};
 use nix::sys::statvfs::statvfs;
-use serde::Serialize;
 
 use super::check::{self, Checked, ConfigFile, today};
-use super::past::{ALARM, DOUBT, GOOD, Output, hinted, write_json};
+use super::past::{Output, hinted, write_json};
 use super::{Exit, Failure, written};
 use crate::config::{Config, Node, TrustSource, Way};
 use crate::deliver::Agent;
@@ -47,30 +46,6 @@ pub(super) struct Arguments {
     output: Output,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Grade {
-    Well,
-    Doubt,
-    Wrong,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Serialize)]
-struct Found {
-    grade: Grade,
-    subject: String,
-    text: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Document<'a> {
-    schema: &'static str,
-    found: &'a [Found],
-}
-
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let now = Timestamp::now();
     let Checked { config, .. } = check::everything(&arguments.file.config, today(now))?;
@@ -82,40 +57,41 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         config
             .expired(today(now))
             .into_iter()
-            .map(|text| doubt("allowlist", text, "remove it, or give it a later day")),
+            .map(|text| Found::doubt("allowlist", text, "remove it, or give it a later day")),
     );
     found.extend(certificates(&config, now)?);
     let agents = check::agents(&config, None)?;
     let nodes = stream::iter(&config.nodes).map(|node| examine(node, agents.get(&node.name)));
     found.extend(nodes.buffered(AT_ONCE).collect::<Vec<_>>().await.into_iter().flatten());
+    let found = Findings::new(found);
     match arguments.output {
-        Output::Json => write_json(&Document { schema: "deadlight.doctor/v1", found: &found })?,
-        Output::Table => written(write(&found, &mut anstream::stdout().lock()))?,
+        Output::Json => write_json(&found)?,
+        Output::Table => written(write!(anstream::stdout().lock(), "{found}"))?,
     }
-    Ok(if found.iter().any(|found| found.grade == Grade::Wrong) { Exit::Exposed } else { Exit::Fine })
+    Ok(if found.has_wrong() { Exit::Exposed } else { Exit::Fine })
 }
 
 fn packets() -> Found {
     let loopback = 1;
     match Sender::open(loopback) {
-        Ok(_) => well("packets", "SYN packets of our own can be sent"),
+        Ok(_) => Found::well("packets", "SYN packets of our own can be sent"),
         Err(error) => {
             let program =
                 std::env::current_exe().map_or_else(|_| "deadlight-scanner".into(), |path| path.display().to_string());
             let remedy = format!("sudo setcap cap_net_raw+ep {program}, or docker/systemd/deadlight-scanner.service");
-            doubt("packets", format!("sweeps ask by connect, which is slower: {}", hint::causes(&error)), remedy)
+            Found::doubt("packets", format!("sweeps ask by connect, which is slower: {}", hint::causes(&error)), remedy)
         }
     }
 }
 
 fn descriptors() -> Found {
     match net::in_flight_limit() {
-        few if few < FEW => doubt(
+        few if few < FEW => Found::doubt(
             "descriptors",
             format!("only {few} sockets at a time"),
             "ulimit -n 65536, or LimitNOFILE= in the unit",
         ),
-        many => well("descriptors", format!("{many} sockets at a time")),
+        many => Found::well("descriptors", format!("{many} sockets at a time")),
     }
 }
 
@@ -123,12 +99,12 @@ fn descriptors() -> Found {
 async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
     let wrong_database = |error: DatabaseError| {
         let hinted = hinted(error);
-        wrong("database", hint::causes(&hinted), hint::of(&hinted).unwrap_or_default())
+        Found::wrong("database", hint::causes(&hinted), hint::of(&hinted).unwrap_or_default())
     };
     let database = match Database::open_existing(&config.store, &config.vantage).await {
         Ok(database) => database,
         Err(DatabaseError::Absent { location }) => {
-            return vec![doubt(
+            return vec![Found::doubt(
                 "database",
                 format!("{location} is not there yet"),
                 "deadlight-scanner run --once makes it",
@@ -144,36 +120,36 @@ async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
     };
     match read.await {
         Ok((state, last, unswept, sinks)) => {
-            found.push(well("database", format!("{}: {} findings", database.location(), state.findings.len())));
+            found.push(Found::well("database", format!("{}: {} findings", database.location(), state.findings.len())));
             let status = Status::new(&state, last, unswept, config, now);
             found.push(match &status.sweep {
-                Some(LastSweep { late: false, complete: false, age, .. }) => doubt(
+                Some(LastSweep { late: false, complete: false, age, .. }) => Found::doubt(
                     "sweeps",
                     format!("the last full one ended {age:#} ago and did not see everything"),
                     "what follows says why; else: deadlight-scanner status",
                 ),
                 Some(LastSweep { late: false, age, .. }) => {
-                    well("sweeps", format!("the last full one ended {age:#} ago"))
+                    Found::well("sweeps", format!("the last full one ended {age:#} ago"))
                 }
-                Some(LastSweep { age, .. }) => wrong(
+                Some(LastSweep { age, .. }) => Found::wrong(
                     "sweeps",
                     format!("the last full one ended {age:#} ago: the next is overdue"),
                     "systemctl status deadlight-scanner",
                 ),
-                None => doubt("sweeps", "there was none yet".to_owned(), "deadlight-scanner run"),
+                None => Found::doubt("sweeps", "there was none yet".to_owned(), "deadlight-scanner run"),
             });
             if !status.unswept.is_empty() {
                 let unswept: Vec<_> = status.unswept.iter().map(ToString::to_string).collect();
                 let text = format!("not swept yet by whoever looks after it now: {}", unswept.join(", "));
-                found.push(doubt(
+                found.push(Found::doubt(
                     "sweeps",
                     text,
                     "deadlight-scanner run, at a vantage point whose configuration has them",
                 ));
             }
             found.extend(sinks.iter().map(|sink| match &sink.trouble {
-                None => well(format!("alerts to {}", sink.name), format!("{} wait", sink.waiting)),
-                Some(trouble) => wrong(
+                None => Found::well(format!("alerts to {}", sink.name), format!("{} wait", sink.waiting)),
+                Some(trouble) => Found::wrong(
                     format!("alerts to {}", sink.name),
                     format!("{} wait: {}", sink.waiting, printable(trouble, 200)),
                     "deadlight-scanner alert test",
@@ -192,9 +168,9 @@ fn disk(config: &Config) -> Option<Found> {
     let free = statistics.blocks_available().saturating_mul(statistics.fragment_size());
     let text = format!("{} MiB free for {}", free >> 20, path.display());
     Some(if free < LITTLE {
-        doubt("disk", text, "make room, or move the database: [store] url")
+        Found::doubt("disk", text, "make room, or move the database: [store] url")
     } else {
-        well("disk", text)
+        Found::well("disk", text)
     })
 }
 
@@ -209,17 +185,17 @@ fn certificates(config: &Config, now: Timestamp) -> Result<Vec<Found>, Failure> 
     let judged = latest.map(|certificate| {
         let (subject, to) = (format!("certificate of {}", certificate.identity), certificate.to);
         match to.duration_since(now) {
-            left if left.is_negative() => wrong(
+            left if left.is_negative() => Found::wrong(
                 subject,
                 format!("ended on {to:.0}"),
                 "deadlight-scanner run renews it within 30 days; after that: enroll",
             ),
-            left if left < SOON => doubt(
+            left if left < SOON => Found::doubt(
                 subject,
                 format!("ends on {to:.0}: it should have been renewed"),
                 "deadlight-scanner run renews it; its log says why not",
             ),
-            _ => well(subject, format!("until {to:.0}")),
+            _ => Found::well(subject, format!("until {to:.0}")),
         }
     });
     Ok(judged.collect())
@@ -231,17 +207,25 @@ async fn examine(node: &Node, agent: Option<&Agent>) -> Vec<Found> {
     for address in &node.addresses {
         let subject = format!("{} {address}", node.name);
         if let Err(error) = net::check_route(*address) {
-            found.push(wrong(subject, format!("there is no way to it: {error}"), format!("ip route get {address}")));
+            found.push(Found::wrong(
+                subject,
+                format!("there is no way to it: {error}"),
+                format!("ip route get {address}"),
+            ));
             continue;
         }
         let Some(control) = node.control_port() else {
             let remedy = "give the [[node]] a `control`, such as \"22/tcp\"";
-            found.push(doubt(subject, "no port of it must answer, so silence proves nothing".to_owned(), remedy));
+            found.push(Found::doubt(
+                subject,
+                "no port of it must answer, so silence proves nothing".to_owned(),
+                remedy,
+            ));
             continue;
         };
         found.push(match net::answers(*address, control).await {
-            true => well(subject, format!("{control} answers")),
-            false => wrong(
+            true => Found::well(subject, format!("{control} answers")),
+            false => Found::wrong(
                 subject,
                 format!("{control} does not answer, so silence proves nothing: this vantage point may be shut out"),
                 format!("let this host reach {control}, or name another `control`; at the agent: scanners = [this host's address]"),
@@ -250,10 +234,10 @@ async fn examine(node: &Node, agent: Option<&Agent>) -> Vec<Found> {
     }
     found.extend(match (&node.agent, agent) {
         (Some(Way::Pull), _) => {
-            vec![well(format!("agent of {}", node.name), "calls us: `status` says when it last did")]
+            vec![Found::well(format!("agent of {}", node.name), "calls us: `status` says when it last did")]
         }
         (_, Some(agent)) => ask(node, agent).await,
-        (_, None) => vec![doubt(
+        (_, None) => vec![Found::doubt(
             format!("agent of {}", node.name),
             "none: findings are only shown".to_owned(),
             format!("deadlight-scanner enroll {}", node.name),
@@ -269,36 +253,38 @@ async fn ask(node: &Node, agent: &Agent) -> Vec<Found> {
         Err(error) => {
             let remedy =
                 format!("on the node: systemctl status deadlight-agent; from here: {} must be reachable", way(node));
-            return vec![wrong(subject(), printable(&hint::causes(&error), 300), remedy)];
+            return vec![Found::wrong(subject(), printable(&hint::causes(&error), 300), remedy)];
         }
     };
     let mut found = vec![match (status.mode, status.in_force) {
-        (Mode::Enforce, true) => well(subject(), format!("{}, {} ports closed", status.version, status.closed.len())),
-        (Mode::Enforce, false) => wrong(
+        (Mode::Enforce, true) => {
+            Found::well(subject(), format!("{}, {} ports closed", status.version, status.closed.len()))
+        }
+        (Mode::Enforce, false) => Found::wrong(
             subject(),
             "the kernel does not hold the rules that it should".to_owned(),
             "on the node: deadlight-agent plan",
         ),
         (Mode::Observe, _) => {
-            doubt(subject(), "observes: it closes nothing".to_owned(), "mode = \"enforce\" in its own file")
+            Found::doubt(subject(), "observes: it closes nothing".to_owned(), "mode = \"enforce\" in its own file")
         }
     }];
     found.extend(
         status
             .problems
             .iter()
-            .map(|problem| wrong(subject(), printable(problem, 300), "on the node: deadlight-agent status")),
+            .map(|problem| Found::wrong(subject(), printable(problem, 300), "on the node: deadlight-agent status")),
     );
     if status.door.is_empty() {
         let remedy = "scanners = [this host's address] in its own file";
-        found.push(doubt(
+        found.push(Found::doubt(
             subject(),
             "everybody reaches its port, and its certificate decides alone".to_owned(),
             remedy,
         ));
     }
     if let Some(ahead) = agent.ahead() {
-        found.push(doubt(
+        found.push(Found::doubt(
             subject(),
             format!("its clock is {ahead:#} ahead of ours"),
             "timedatectl set-ntp true, on the host whose clock is wrong",
@@ -309,31 +295,4 @@ async fn ask(node: &Node, agent: &Agent) -> Vec<Found> {
 
 fn way(node: &Node) -> String {
     node.agent.as_ref().map(ToString::to_string).unwrap_or_default()
-}
-
-fn well(subject: impl fmt::Display, text: impl fmt::Display) -> Found {
-    Found { grade: Grade::Well, subject: subject.to_string(), text: text.to_string(), remedy: None }
-}
-
-fn doubt(subject: impl fmt::Display, text: String, remedy: impl fmt::Display) -> Found {
-    Found { grade: Grade::Doubt, subject: subject.to_string(), text, remedy: Some(remedy.to_string()) }
-}
-
-fn wrong(subject: impl fmt::Display, text: String, remedy: impl fmt::Display) -> Found {
-    Found { grade: Grade::Wrong, ..doubt(subject, text, remedy) }
-}
-
-fn write(found: &[Found], out: &mut impl Write) -> io::Result<()> {
-    for Found { grade, subject, text, remedy } in found {
-        let (style, mark) = match grade {
-            Grade::Well => (GOOD, "ok"),
-            Grade::Doubt => (DOUBT, "??"),
-            Grade::Wrong => (ALARM, "!!"),
-        };
-        writeln!(out, "{style}{mark}{style:#} {subject}: {text}")?;
-        if let Some(remedy) = remedy {
-            writeln!(out, "   hint: {remedy}")?;
-        }
-    }
-    Ok(())
 }

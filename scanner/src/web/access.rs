@@ -1,14 +1,12 @@
 //! Who may look. Pure.
 
-use std::net::IpAddr;
-
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use data_encoding::BASE64;
+use deadlight_shared::own_host;
 
 /// To whom the page is shown.
 pub(super) enum Access {
-    /// To programs on this host that ask for this host. A page of somebody else's, whose name was made to point here, asks
-    /// for that name.
+    /// To programs on this host that ask for this host.
     Local,
     /// To whoever knows the word.
     Token(String),
@@ -27,19 +25,13 @@ impl Access {
     /// Whether a request with these headers is answered.
     pub(super) fn admit(&self, host: Option<&str>, authorization: Option<&str>) -> Result<(), Refusal> {
         match self {
-            Self::Local => host.filter(|host| is_local(host)).map(drop).ok_or(Refusal::Host),
+            Self::Local => host.filter(|host| own_host::is_own(host)).map(drop).ok_or(Refusal::Host),
             Self::Token(token) => {
                 let word = authorization.and_then(word).ok_or(Refusal::Token)?;
                 verify_slices_are_equal(&word, token.as_bytes()).map_err(|_| Refusal::Token)
             }
         }
     }
-}
-
-fn is_local(host: &str) -> bool {
-    let port = host.rfind(':').filter(|colon| !host[*colon..].contains(']'));
-    let name = host[..port.unwrap_or(host.len())].trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// A bearer token, or the password of any user.
@@ -62,18 +54,8 @@ mod tests {
 
     #[test]
     fn without_a_token_only_this_host_is_answered_by_its_own_names() {
-        for host in ["localhost", "localhost:7480", "LocalHost:1", "127.0.0.1:7480", "127.1.2.3", "[::1]:7480", "[::1]"]
-        {
-            assert_eq!(Access::Local.admit(Some(host), None), Ok(()), "{host}");
-        }
-        for host in [
-            None,
-            Some(""),
-            Some("evil.example:7480"),
-            Some("192.0.2.1:7480"),
-            Some("localhost.evil.example"),
-            Some("[2001:db8::1]:1"),
-        ] {
+        assert_eq!(Access::Local.admit(Some("localhost:7480"), None), Ok(()));
+        for host in [None, Some("evil.example:7480")] {
             assert_eq!(Access::Local.admit(host, None), Err(Refusal::Host), "{host:?}");
         }
     }

@@ -11,9 +11,10 @@ pub(super) use which::{Which, wanted};
 
 use std::io::{self, Write};
 
-use anstyle::{AnsiColor, Style};
+use anstyle::Style;
 use clap::ValueEnum;
 use comfy_table::Table;
+use deadlight_shared::doctor::Grade;
 use deadlight_shared::hint::Hinted;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -23,9 +24,9 @@ use super::{Failure, written};
 use crate::config::Config;
 use crate::store::{Database, DatabaseError};
 
-pub(super) const ALARM: Style = AnsiColor::Red.on_default().bold();
-pub(super) const GOOD: Style = AnsiColor::Green.on_default();
-pub(super) const DOUBT: Style = AnsiColor::Yellow.on_default();
+pub(super) const ALARM: Style = Grade::Wrong.style();
+pub(super) const GOOD: Style = Grade::Well.style();
+pub(super) const DOUBT: Style = Grade::Doubt.style();
 
 /// For whom it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
