@@ -121,6 +121,7 @@ impl Scanner {
         let config = Config {
             lease: Duration::from_secs(60),
             seconded: false,
+            most: u64::MAX,
             vantage: name.parse().unwrap(),
             every: EVERY,
             quick: EVERY,

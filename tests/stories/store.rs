@@ -134,6 +134,34 @@ async fn what_is_over_is_forgotten(location: Location) -> Result<()> {
 }
 
 #[test]
+fn a_file_that_grows_too_large_forgets_the_oldest_and_nothing_that_is_open() -> Result<()> {
+    on_sqlite(async |location| {
+        let database = Database::open(&location, &name("office-a")).await?;
+        database.write(&first()).await?;
+        for hour in 1..=40 {
+            let turned = |turn: i64| Record::Finding {
+                finding: finding("192.0.2.1", FindingStatus::Open),
+                at: at(hour * 3_600 + turn),
+                why: Some(Why::Sweep { evidence: "x".repeat(4_000) }),
+            };
+            database.write(&(0..20).map(turned).collect::<Vec<_>>()).await?;
+        }
+        let (before, now) = (database.load().await?, at(41 * 3_600));
+        let events = async || Past(&database).events(at(0), now).await;
+        let all = events().await?.len();
+        ensure!(database.keep_within(1 << 30, now).await?.is_none() && events().await?.len() == all);
+        let since = database.keep_within(1 << 20, now).await?.context("more than 3 MiB fit into one")?;
+        let left = events().await?;
+        ensure!(left.len() > 100 && left.len() < all / 2, "{} of {all}", left.len());
+        ensure!(left.iter().all(|(_, event)| event.at >= since) && database.load().await? == before);
+        ensure!(left.last().is_some_and(|(_, event)| event.at == at(40 * 3_600 + 19)), "the last one is there");
+        ensure!(database.keep_within(1, now).await?.is_some(), "what stands cannot be forgotten, and it ends");
+        ensure!(database.load().await? == before);
+        Ok(())
+    })
+}
+
+#[test]
 fn a_database_of_a_newer_version_is_left_alone() -> Result<()> {
     let postgres = Postgres::start()?;
     let location = Location::parse(&postgres.database("newer")?, Path::new("/"))?;

@@ -49,26 +49,31 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let now = Timestamp::now();
     let Checked { config, .. } = check::everything(&arguments.file.config, today(now))?;
+    let found = examined(&config, now).await?;
+    match arguments.output {
+        Output::Json => write_json(&found)?,
+        Output::Table => written(write!(anstream::stdout().lock(), "{found}"))?,
+    }
+    Ok(if found.has_wrong() { Exit::Exposed } else { Exit::Fine })
+}
+
+/// Everything that there is to look at.
+pub(super) async fn examined(config: &Config, now: Timestamp) -> Result<Findings, Failure> {
     let mut found = vec![packets(), descriptors()];
-    found.extend(memory(&config, now).await);
+    found.extend(memory(config, now).await);
     // Also where the database cannot be opened: this may be why.
-    found.extend(disk(&config));
+    found.extend(disk(config));
     found.extend(
         config
             .expired(today(now))
             .into_iter()
             .map(|text| Found::doubt("allowlist", text, "remove it, or give it a later day")),
     );
-    found.extend(certificates(&config, now)?);
-    let agents = check::agents(&config, None)?;
+    found.extend(certificates(config, now)?);
+    let agents = check::agents(config, None)?;
     let nodes = stream::iter(&config.nodes).map(|node| examine(node, agents.get(&node.name)));
     found.extend(nodes.buffered(AT_ONCE).collect::<Vec<_>>().await.into_iter().flatten());
-    let found = Findings::new(found);
-    match arguments.output {
-        Output::Json => write_json(&found)?,
-        Output::Table => written(write!(anstream::stdout().lock(), "{found}"))?,
-    }
-    Ok(if found.has_wrong() { Exit::Exposed } else { Exit::Fine })
+    Ok(Findings::new(found))
 }
 
 fn packets() -> Found {

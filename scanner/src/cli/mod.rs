@@ -17,6 +17,7 @@ mod pki;
 mod run;
 mod scan;
 mod story;
+mod support;
 mod sweep;
 
 use std::error::Error;
@@ -89,6 +90,8 @@ enum Command {
     /// Say what keeps this scanner from seeing, closing, proving or telling, and what to do about it
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::Arguments),
+    /// Write what somebody who helps has to know, without secrets: one object
+    SupportBundle(support::Arguments),
     /// Print what a shell needs to complete commands
     Completions(manual::Completions),
     /// Print the manual page
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Some(Command::Alert(command)) => with_runtime("warn", alert::run(command)),
         Some(Command::CheckConfig(file)) => check::run(file),
         Some(Command::Doctor(arguments)) => with_runtime("warn", doctor::run(arguments)),
+        Some(Command::SupportBundle(arguments)) => with_runtime("warn", support::run(arguments)),
         Some(Command::Completions(arguments)) => manual::completions(&arguments),
         Some(Command::Man(arguments)) => manual::manual(&arguments),
     });

@@ -8,7 +8,7 @@ use deadlight_shared::config::ConfigError as FileError;
 use deadlight_shared::{Name, Port};
 use jiff::SignedDuration;
 
-use super::{MOST_RATE, SHORTEST_KEEP};
+use super::{LEAST_MOST, MOST_RATE, SHORTEST_KEEP};
 use crate::store::LocationError;
 
 /// Why a configuration is refused.
@@ -100,6 +100,9 @@ pub enum ConfigError {
     /// Next to nothing would be remembered.
     #[error("[store] keep = {0:#}: must be at least {SHORTEST_KEEP:#}")]
     Keep(SignedDuration),
+    /// Less than a quiet year of a small swarm.
+    #[error("[store] most = {0}: must be at least {LEAST_MOST} (MiB)")]
+    Most(u32),
     /// The page would be open to everybody.
     #[error(
         "[web] listen = \"{0}\" is reached from other hosts: it needs `token_file`, or 127.0.0.1 behind a reverse proxy"

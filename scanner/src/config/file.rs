@@ -122,6 +122,7 @@ pub(super) struct Store {
     pub(super) url: String,
     #[serde(deserialize_with = "duration")]
     pub(super) keep: SignedDuration,
+    pub(super) most: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -173,7 +174,7 @@ impl Default for Web {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { url: "sqlite:deadlight.db".to_owned(), keep: SignedDuration::from_hours(24 * 400) }
+        Self { url: "sqlite:deadlight.db".to_owned(), keep: SignedDuration::from_hours(24 * 400), most: 1024 }
     }
 }
 

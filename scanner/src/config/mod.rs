@@ -38,6 +38,8 @@ const SHORTEST_EVERY: SignedDuration = SignedDuration::from_secs(10);
 const SHORTEST_KEEP: SignedDuration = SignedDuration::from_hours(24);
 const SHORTEST_LEASE: SignedDuration = SignedDuration::from_secs(5);
 const LONGEST_LEASE: SignedDuration = SignedDuration::from_hours(1);
+/// MiB.
+const LEAST_MOST: u32 = 16;
 const LONGEST_EVERY: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// Highest rate that can be asked for.
 pub const MOST_RATE: u32 = 1_000_000;
@@ -87,6 +89,8 @@ pub struct Config {
     pub heartbeat: Option<UrlSource>,
     /// How long what happened is remembered.
     pub keep: SignedDuration,
+    /// Bytes that a database in a file may have in use.
+    pub most: u64,
     /// Where the page is; none without `[web]`.
     pub web: Option<WebConfig>,
 }
@@ -201,6 +205,9 @@ impl Config {
         if store.keep < SHORTEST_KEEP {
             return Err(ConfigError::Keep(store.keep));
         }
+        if store.most < LEAST_MOST {
+            return Err(ConfigError::Most(store.most));
+        }
         let mut ports = sweep.tcp;
         ports.extend(&sweep.udp);
         if ports.is_empty() {
@@ -225,7 +232,7 @@ impl Config {
         if let (None, Some(node)) = (&trust, nodes.iter().find(|node| node.agent.is_some())) {
             return Err(ConfigError::NoTrust(node.name.clone()));
         }
-        let keep = store.keep;
+        let (keep, most) = (store.keep, u64::from(store.most) << 20);
         let store = Location::parse(&store.url, directory)?;
         let seconded = prove.vantages > 1;
         if let (true, Location::File(_)) = (seconded, &store) {
@@ -250,6 +257,7 @@ impl Config {
             sinks: checked_sinks(alert, directory)?,
             heartbeat: heartbeat.map(|heartbeat| checked_heartbeat(heartbeat, directory)).transpose()?,
             keep,
+            most,
             web: web.map(|web| checked_web(web, directory)).transpose()?,
             nodes,
         })

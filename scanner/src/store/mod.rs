@@ -1,5 +1,6 @@
 //! What a scanner remembers: in memory to decide by, in a database to outlive it.
 
+mod bound;
 mod database;
 mod leases;
 mod location;

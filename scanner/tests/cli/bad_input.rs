@@ -85,6 +85,7 @@ fn a_configuration_is_refused_by_line_and_nearest_key() {
         ("[tls]", "[store]\nfile = \"x\"\n[tls]", &["unknown field `file`"]),
         ("[tls]", "[store]\nurl = \"mysql:x\"\n[tls]", &["`url` of [store] is neither like sqlite:deadlight.db nor"]),
         ("[tls]", "[store]\nkeep = \"1h\"\n[tls]", &["[store] keep = 1h: must be at least 24h"]),
+        ("[tls]", "[store]\nmost = 1\n[tls]", &["[store] most = 1: must be at least 16 (MiB)"]),
         ("[tls]", "[prove]\nvantages = 3\n[tls]", &["[prove] vantages = 3: must be 1 or 2"]),
         ("[tls]", "[prove]\nvantages = 2\n[tls]", &["[prove] vantages = 2 needs a second scanner", "PostgreSQL"]),
         ("\"office-a\"", "\"office-a\"\nlease = \"1s\"", &["[vantage] lease = 1s: must be between 5s and 1h"]),

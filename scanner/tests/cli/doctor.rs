@@ -50,6 +50,45 @@ fn what_is_wrong_is_named_with_what_to_do() {
 }
 
 #[test]
+fn a_support_bundle_has_everything_but_secrets() {
+    if is_run_alone("doctor::a_support_bundle_has_everything_but_secrets") {
+        return;
+    }
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let deployment = Deployment::new(&["n1"]);
+    let path = deployment.configure(&[open.local_addr().unwrap().port()], "");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(deployment.path("key"), "S3CRET-key").unwrap();
+    std::fs::write(deployment.path("token"), "S3CRET-token-of-the-page").unwrap();
+    let dead = "http://127.0.0.1:1/S3CRET";
+    deployment.write(&format!(
+        "{text}[[alert]]\nkind = \"webhook\"\nurl = \"{dead}?x=S3CRET\"\n[[alert]]\nkind = \"pagerduty\"\nkey_file = \"key\"\nurl = \"{dead}\"\n\
+         [heartbeat]\nurl = \"http://me:S3CRET@127.0.0.1:1/\"\n[web]\ntoken_file = \"token\"\n"
+    ));
+    let bundle = || -> Value {
+        let ended = deployment.run(&["support-bundle"]).expect(0, &[]);
+        assert!(!ended.stdout.contains("S3CRET") && !ended.stderr.contains("S3CRET"), "{ended:?}");
+        serde_json::from_str(&ended.stdout).unwrap()
+    };
+    let before = bundle();
+    assert!(before["memory"]["error"].as_str().unwrap().starts_with("there is no database"), "{before:#}");
+    let mut running = deployment.spawn(&["run"]);
+    while bundle()["memory"]["findings"].as_array().is_none_or(Vec::is_empty) {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let after = bundle();
+    assert_eq!(after["schema"], "deadlight.support/v1");
+    assert_eq!(after["configuration"]["alert"][0]["url"], "http://127.0.0.1:1");
+    assert_eq!(after["configuration"]["vantage"]["id"], "office-a");
+    assert!(after["memory"]["status"]["open"] == 1 && after["doctor"]["found"][0]["subject"] == "packets", "{after:#}");
+    deployment.write("[vantage]\nid = \"x\"\nnode = 'http://me:S3CRET@127.0.0.1'\n");
+    let broken = bundle();
+    assert!(broken["doctor"]["error"].as_str().unwrap().contains("unknown field `node`"), "{broken:#}");
+}
+
+#[test]
 fn a_full_disk_is_named_beside_the_database_that_it_keeps_shut() {
     let deployment = Deployment::new(&[]);
     let path = deployment.configure(&[1], "");

@@ -80,6 +80,13 @@ impl Scanner {
         if let Err(error) = database.forget(then).await {
             tracing::warn!("{}", hint::line(&hinted(error)));
         }
+        match database.keep_within(config.most, Timestamp::now()).await {
+            Ok(None) => {}
+            Ok(Some(since)) => tracing::warn!(
+                "the database has reached `most` of [store]: what happened before {since:.0} is forgotten before its time"
+            ),
+            Err(error) => tracing::warn!("{}", hint::line(&hinted(error))),
+        }
         if scope == Scope::Full && !swept.interrupted {
             self.beat = Some(Beat::of(config.vantage.to_string(), &swept));
         }
