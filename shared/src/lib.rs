@@ -17,6 +17,7 @@ pub mod key_id;
 pub mod log;
 pub mod memory;
 pub mod name;
+pub mod numbers;
 pub mod observation;
 pub mod operator;
 pub mod own_host;

@@ -1,17 +1,17 @@
 //! The text of one answer.
 
 use deadlight_shared::Port;
+use deadlight_shared::numbers::{Numbers, number, truth};
 use deadlight_shared::tls::Validity;
 use deadlight_shared::wire::Callers;
 use jiff::Timestamp;
-use prometheus::{Encoder as _, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::node::Health;
 
 /// `health` in Prometheus' words, with the certificate that holds as `certificate` says, and who `callers` were.
 pub(super) fn encoded(health: &Health, certificate: Validity, callers: Callers) -> prometheus::Result<Vec<u8>> {
     let status = &health.status;
-    let numbers = Numbers(Registry::new());
+    let numbers = Numbers::new("deadlight_agent");
     let identity = [status.version.clone(), status.node.to_string(), status.mode.to_string()];
     numbers.gauge(
         "info",
@@ -20,7 +20,7 @@ pub(super) fn encoded(health: &Health, certificate: Validity, callers: Callers) 
         [(identity, 1.0)],
     )?;
     let gauge = |name, help, value| numbers.gauge(name, help, [], [([], value)]);
-    let in_force = f64::from(u8::from(status.in_force));
+    let in_force = truth(status.in_force);
     gauge("in_force", "Whether the kernel holds exactly the rules that it should.", in_force)?;
     gauge("closed_ports", "Ports that shall be closed.", number(status.closed.len()))?;
     gauge("owned_rules", "Lines of our own rules, as `deadlight-agent rules` prints them.", number(health.owned))?;
@@ -63,51 +63,7 @@ pub(super) fn encoded(health: &Health, certificate: Validity, callers: Callers) 
         ["scanner"],
         orders,
     )?;
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&numbers.0.gather(), &mut text)?;
-    Ok(text)
-}
-
-/// The numbers of one answer, each with a value for each combination of labels.
-struct Numbers(Registry);
-
-impl Numbers {
-    fn gauge<const N: usize>(
-        &self,
-        name: &str,
-        help: &str,
-        labels: [&str; N],
-        values: impl IntoIterator<Item = ([String; N], f64)>,
-    ) -> prometheus::Result<()> {
-        let gauge = GaugeVec::new(options(name, help), &labels)?;
-        for (values, value) in values {
-            gauge.with_label_values(&values).set(value);
-        }
-        self.0.register(Box::new(gauge))
-    }
-
-    fn counter<const N: usize>(
-        &self,
-        name: &str,
-        help: &str,
-        labels: [&str; N],
-        values: impl IntoIterator<Item = ([String; N], u64)>,
-    ) -> prometheus::Result<()> {
-        let counter = IntCounterVec::new(options(name, help), &labels)?;
-        for (values, value) in values {
-            counter.with_label_values(&values).inc_by(value);
-        }
-        self.0.register(Box::new(counter))
-    }
-}
-
-fn options(name: &str, help: &str) -> Opts {
-    Opts::new(format!("deadlight_agent_{name}"), help)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn number(count: usize) -> f64 {
-    count as f64
+    numbers.text()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^52")]

@@ -6,8 +6,9 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use deadlight_shared::FindingStatus;
+use deadlight_shared::numbers::{Numbers, number, truth};
 use jiff::Timestamp;
-use prometheus::{Encoder as _, GaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder};
+use prometheus::TEXT_FORMAT;
 
 use super::picture::Picture;
 use super::{NoAnswer, Site};
@@ -18,32 +19,11 @@ pub(super) async fn metrics(State(site): State<Arc<Site>>) -> Result<impl IntoRe
     Ok(([(CONTENT_TYPE, TEXT_FORMAT)], text))
 }
 
-/// The gauges of one answer.
-struct Gauges(Registry);
-
-impl Gauges {
-    /// One gauge with a value for each combination of labels.
-    fn set<const N: usize>(
-        &self,
-        name: &str,
-        help: &str,
-        labels: [&str; N],
-        values: impl IntoIterator<Item = ([String; N], f64)>,
-    ) -> prometheus::Result<()> {
-        let gauge = GaugeVec::new(Opts::new(format!("deadlight_scanner_{name}"), help), &labels)?;
-        for (values, value) in values {
-            let values = values.each_ref().map(String::as_str);
-            gauge.with_label_values(&values).set(value);
-        }
-        self.0.register(Box::new(gauge))
-    }
-}
-
 fn encoded(picture: &Picture) -> prometheus::Result<Vec<u8>> {
-    let gauges = Gauges(Registry::new());
+    let numbers = Numbers::new("deadlight_scanner");
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let vantage = picture.config.vantage.to_string();
-    gauges.set(
+    numbers.gauge(
         "info",
         "The program and its vantage point; always 1.",
         ["version", "vantage"],
@@ -54,7 +34,7 @@ fn encoded(picture: &Picture) -> prometheus::Result<Vec<u8>> {
         let count = findings.iter().filter(|finding| finding.status == status).count();
         ([status.to_string()], number(count))
     });
-    gauges.set(
+    numbers.gauge(
         "findings",
         "Findings by their status; all but resolved and accepted are exposures.",
         ["status"],
@@ -63,7 +43,7 @@ fn encoded(picture: &Picture) -> prometheus::Result<Vec<u8>> {
     let critical = findings
         .iter()
         .filter(|finding| !finding.status.is_over() && Severity::of(finding.port()) == Severity::Critical);
-    gauges.set(
+    numbers.gauge(
         "critical_exposures",
         "Exposures through which the swarm or its node can be taken over.",
         [],
@@ -71,48 +51,46 @@ fn encoded(picture: &Picture) -> prometheus::Result<Vec<u8>> {
     )?;
     let oldest = findings.iter().filter(|finding| !finding.status.is_over()).map(|finding| finding.first_seen).min();
     let oldest = oldest.map_or(0.0, |first| seconds(picture.now, first));
-    gauges.set(
+    numbers.gauge(
         "oldest_exposure_age_seconds",
         "Since when the exposure that was first seen earliest is known, also if it was closed in between; 0 without one.",
         [],
         [([], oldest)],
     )?;
-    sweep(&gauges, picture)?;
-    agents(&gauges, picture)?;
+    sweep(&numbers, picture)?;
+    agents(&numbers, picture)?;
     let sinks = || picture.sinks.iter();
     let waiting = sinks().map(|sink| ([sink.name.clone()], sink.waiting as f64));
-    gauges.set("alerts_waiting", "Alerts that a place has not taken yet.", ["sink"], waiting)?;
+    numbers.gauge("alerts_waiting", "Alerts that a place has not taken yet.", ["sink"], waiting)?;
     let failing = sinks().map(|sink| ([sink.name.clone()], truth(sink.trouble.is_some())));
-    gauges.set("alert_sink_failing", "Whether the last message to a place failed.", ["sink"], failing)?;
-    gauges.set("nodes", "Nodes in the configuration.", [], [([], number(picture.config.nodes.len()))])?;
+    numbers.gauge("alert_sink_failing", "Whether the last message to a place failed.", ["sink"], failing)?;
+    numbers.gauge("nodes", "Nodes in the configuration.", [], [([], number(picture.config.nodes.len()))])?;
     let unswept = picture.status().unswept.len();
-    gauges.set(
+    numbers.gauge(
         "nodes_unswept",
         "Nodes that nobody looks after, or that are not swept yet by who does so now.",
         [],
         [([], number(unswept))],
     )?;
     let expired = picture.config.expired(picture.today).len();
-    gauges.set(
+    numbers.gauge(
         "allowlist_entries_expired",
         "Entries of the allowlist that have ended.",
         [],
         [([], number(expired))],
     )?;
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&gauges.0.gather(), &mut text)?;
-    Ok(text)
+    numbers.text()
 }
 
 /// Of the last full sweep; nothing where there was none.
-fn sweep(gauges: &Gauges, picture: &Picture) -> prometheus::Result<()> {
+fn sweep(numbers: &Numbers, picture: &Picture) -> prometheus::Result<()> {
     let Some(last) = &picture.last else { return Ok(()) };
     let age = seconds(picture.now, last.finished);
-    gauges.set("last_sweep_age_seconds", "For how long the last full sweep has been over.", [], [([], age)])?;
+    numbers.gauge("last_sweep_age_seconds", "For how long the last full sweep has been over.", [], [([], age)])?;
     let complete = truth(last.is_complete());
-    gauges.set("last_sweep_complete", "Whether the last full sweep saw everything.", [], [([], complete)])?;
+    numbers.gauge("last_sweep_complete", "Whether the last full sweep saw everything.", [], [([], complete)])?;
     let duration = last.milliseconds as f64 / 1_000.0;
-    gauges.set("last_sweep_duration_seconds", "How long the last full sweep took.", [], [([], duration)])?;
+    numbers.gauge("last_sweep_duration_seconds", "How long the last full sweep took.", [], [([], duration)])?;
     let tally = &last.tally;
     let states = [
         ("open", tally.open),
@@ -122,58 +100,58 @@ fn sweep(gauges: &Gauges, picture: &Picture) -> prometheus::Result<()> {
         ("unknown", tally.unknown),
     ];
     let states = states.map(|(state, count)| ([state.to_owned()], count as f64));
-    gauges.set(
+    numbers.gauge(
         "last_sweep_targets",
         "Targets of the last full sweep by the state they were seen in.",
         ["state"],
         states,
     )?;
     let probes = tally.probes_sent as f64;
-    gauges.set("last_sweep_probes", "Probes that the last full sweep sent.", [], [([], probes)])?;
+    numbers.gauge("last_sweep_probes", "Probes that the last full sweep sent.", [], [([], probes)])?;
     let dropped = tally.dropped as f64;
-    gauges.set(
+    numbers.gauge(
         "last_sweep_frames_dropped",
         "Captured frames that this host lost in it; what they might have answered was asked again.",
         [],
         [([], dropped)],
     )?;
     let loss = if tally.controls == 0 { 0.0 } else { tally.lost as f64 / tally.controls as f64 };
-    gauges.set(
+    numbers.gauge(
         "last_sweep_loss_ratio",
         "Part of the questions to ports that had answered that was lost in it.",
         [],
         [([], loss)],
     )?;
     let blind = number(last.ending.blind.len());
-    gauges.set("last_sweep_blind_addresses", "Addresses whose control port did not answer.", [], [([], blind)])
+    numbers.gauge("last_sweep_blind_addresses", "Addresses whose control port did not answer.", [], [([], blind)])
 }
 
-fn agents(gauges: &Gauges, picture: &Picture) -> prometheus::Result<()> {
+fn agents(numbers: &Numbers, picture: &Picture) -> prometheus::Result<()> {
     let age = |at: Timestamp| seconds(picture.now, at);
     let contacts = || picture.state.contacts.iter();
     let answered = contacts().filter_map(|(node, contact)| Some(([node.to_string()], age(contact.answered?))));
-    gauges.set(
+    numbers.gauge(
         "agent_report_age_seconds",
         "For how long an agent's last report has been there.",
         ["node"],
         answered,
     )?;
     let failing = contacts().map(|(node, contact)| ([node.to_string()], truth(contact.trouble.is_some())));
-    gauges.set("agent_failing", "Whether the last order to an agent got no report.", ["node"], failing)?;
+    numbers.gauge("agent_failing", "Whether the last order to an agent got no report.", ["node"], failing)?;
     let enforcing = contacts().filter_map(|(node, contact)| {
         let mode = contact.mode?;
         Some(([node.to_string(), mode.to_string()], 1.0))
     });
-    gauges.set("agent_mode", "The mode an agent was last in; always 1.", ["node", "mode"], enforcing)?;
+    numbers.gauge("agent_mode", "The mode an agent was last in; always 1.", ["node", "mode"], enforcing)?;
     let warned = contacts().filter_map(|(node, contact)| Some(([node.to_string()], age(contact.warned.as_ref()?.at))));
-    gauges.set(
+    numbers.gauge(
         "agent_warning_age_seconds",
         "For how long an agent's last warning, such as of drift, has been there.",
         ["node"],
         warned,
     )?;
     let certificates = picture.certificates().into_iter().map(|(node, to)| ([node.to_string()], -age(to)));
-    gauges.set(
+    numbers.gauge(
         "agent_certificate_seconds_left",
         "How long an agent's certificate still holds.",
         ["node"],
@@ -184,16 +162,7 @@ fn agents(gauges: &Gauges, picture: &Picture) -> prometheus::Result<()> {
         *closed.entry((finding.node.to_string(), finding.protocol)).or_default() += 1;
     }
     let closed = closed.into_iter().map(|((node, protocol), count)| ([node, protocol.to_string()], number(count)));
-    gauges.set("proven_closed", "Findings that are proven closed, by node.", ["node", "protocol"], closed)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn number(count: usize) -> f64 {
-    count as f64
-}
-
-fn truth(is: bool) -> f64 {
-    f64::from(u8::from(is))
+    numbers.gauge("proven_closed", "Findings that are proven closed, by node.", ["node", "protocol"], closed)
 }
 
 fn seconds(now: Timestamp, then: Timestamp) -> f64 {
