@@ -54,6 +54,9 @@ fn whoever_takes_a_node_over_remembers_all_and_owes_its_alerts() -> Result<()> {
         let given = part.nodes.first().context("a node")?.clone();
         ensure!(Past(&a).unswept(Timestamp::now()).await? == nodes, "nobody has swept anything");
 
+        // A node that stands in its configuration no more is not kept from the others.
+        let none = a.share(&BTreeSet::new(), LEASE).await?;
+        ensure!(none.nodes.is_empty() && a.share(&nodes, LEASE).await?.nodes.len() == 1, "{none:?}");
         a.give_leases().await?;
         let rest = b.share(&nodes, LEASE).await?;
         ensure!(rest.nodes == nodes, "whoever ends gives everything back at once: {rest:?}");

@@ -82,10 +82,10 @@ impl Database {
         let mut transaction = self.pool().begin().await?;
         query(NO_STANDSTILL).execute(&mut *transaction).await?;
         self.alive(lease).execute(&mut *transaction).await?;
-        let mut leases = leases_of(&mut transaction, nodes).await?;
-        if leases.len() < nodes.len() {
-            let known: BTreeSet<&Name> = leases.iter().map(|lease| &lease.node).collect();
-            for node in nodes.iter().filter(|node| !known.contains(node)) {
+        let mut leases = leases(&mut transaction).await?;
+        let known: BTreeSet<Name> = leases.iter().map(|lease| lease.node.clone()).collect();
+        if !nodes.is_subset(&known) {
+            for node in nodes.difference(&known) {
                 let new = format!(
                     "INSERT INTO lease (node, memory, since, until) VALUES ($1, $2, {NOW}, {NOW}) \
                      ON CONFLICT (node) DO NOTHING"
@@ -93,17 +93,20 @@ impl Database {
                 let new = query(AssertSqlSafe(new)).bind(node.to_string()).bind(vantage.to_string());
                 new.execute(&mut *transaction).await?;
             }
-            leases = leases_of(&mut transaction, nodes).await?;
+            leases = self::leases(&mut transaction).await?;
         }
+        let (leases, others): (Vec<_>, Vec<_>) = leases.into_iter().partition(|lease| nodes.contains(&lease.node));
         let scanners = format!("SELECT COUNT(*) AS scanners FROM scanner WHERE alive > {NOW}");
         let scanners = query(AssertSqlSafe(scanners)).fetch_one(&mut *transaction).await?;
         let scanners = usize::try_from(rows::unsigned(&scanners, "scanners")?).unwrap_or(usize::MAX);
         let patience = SignedDuration::try_from(lease).unwrap_or(SignedDuration::MAX);
-        let Share { hold, give, want } = share(vantage, &leases, scanners, patience);
+        let Share { hold, mut give, want } = share(vantage, &leases, scanners, patience);
         let renewed = format!("UPDATE lease SET until = {NOW} + $2 WHERE holder = $1");
         let renewed = query(AssertSqlSafe(renewed)).bind(vantage.to_string()).bind(microseconds(lease));
         renewed.execute(&mut *transaction).await?;
         let is_ours = |lease: &&Lease| lease.holder.as_ref() == Some(vantage);
+        // They stand in our configuration no more, and may in another's.
+        give.extend(others.iter().filter(is_ours).map(|lease| lease.node.clone()));
         let ours: BTreeSet<&Name> = leases.iter().filter(is_ours).map(|lease| &lease.node).collect();
         let mut owed = Vec::new();
         for node in hold.iter().filter(|node| !ours.contains(node)) {
@@ -202,13 +205,12 @@ async fn owed(
     Ok(owed)
 }
 
-/// What is known of `nodes`, which nobody else changes until the end of the transaction.
-async fn leases_of(transaction: &mut Transaction<'_, Any>, nodes: &BTreeSet<Name>) -> Result<Vec<Lease>, Error> {
+/// All of them, which nobody else changes until the end of the transaction.
+async fn leases(transaction: &mut Transaction<'_, Any>) -> Result<Vec<Lease>, Error> {
     // Always in the same order, so that two scanners do not wait for each other.
     let leases = format!("SELECT node, holder, until - {NOW} AS remaining, wanted FROM lease ORDER BY node FOR UPDATE");
     let rows = query(AssertSqlSafe(leases)).fetch_all(&mut **transaction).await?;
-    let leases = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    Ok(leases.into_iter().filter(|lease| nodes.contains(&lease.node)).collect())
+    rows.iter().map(read).collect()
 }
 
 fn read(row: &AnyRow) -> Result<Lease, Error> {
