@@ -10,7 +10,7 @@ mod text;
 pub use courier::Courier;
 pub use heartbeat::{Beat, Heartbeat};
 pub use queue::{Queue, Sent};
-pub use sink::{Kind as SinkKind, Sink, SinkError};
+pub use sink::{Kind as SinkKind, Manner, Sink, SinkError};
 pub use text::{lines, title};
 
 use deadlight_shared::{Finding, FindingId, FindingStatus, Port, Protocol};

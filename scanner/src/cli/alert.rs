@@ -10,9 +10,9 @@ use reqwest::Url;
 
 use super::check::{self, ConfigFile, today};
 use super::{Exit, Failure, print};
-use crate::alert::{Alert, Episode, Heartbeat, Kind, Sink};
+use crate::alert::{Alert, Episode, Heartbeat, Kind, Manner, Sink};
 use crate::assess::first_seen;
-use crate::config::{Config, UrlSource, sink_url};
+use crate::config::{Config, MannerConfig, UrlSource, sink_url};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -57,13 +57,7 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Sink>, Failure> {
     let mut sinks = Vec::new();
     for sink in &config.sinks {
         let url = url(&sink.url)?;
-        let key = match &sink.key {
-            None => None,
-            Some(path) => {
-                Some(read(path).hint("key_file names a file with the integration key and nothing else in it")?)
-            }
-        };
-        let made = Sink::new(sink.name.clone(), sink.kind, url, key, config.vantage.clone());
+        let made = Sink::new(sink.name.clone(), manner(&sink.manner)?, url, config.vantage.clone());
         sinks.push(made.map_err(|error| format!("[[alert]] {}: {}", sink.name, causes(&error)))?);
     }
     Ok(sinks)
@@ -74,6 +68,17 @@ pub(super) fn heartbeat(config: &Config) -> Result<Option<Heartbeat>, Failure> {
     let Some(source) = &config.heartbeat else { return Ok(None) };
     let made = Heartbeat::new(url(source)?);
     Ok(Some(made.map_err(|error| format!("[heartbeat]: {}", causes(&error)))?))
+}
+
+fn manner(config: &MannerConfig) -> Result<Manner, Failure> {
+    Ok(match config {
+        MannerConfig::Webhook => Manner::Webhook,
+        MannerConfig::Slack => Manner::Slack,
+        MannerConfig::Alertmanager => Manner::Alertmanager,
+        MannerConfig::Pagerduty { key } => Manner::Pagerduty {
+            key: read(key).hint("key_file names a file with the integration key and nothing else in it")?,
+        },
+    })
 }
 
 fn url(source: &UrlSource) -> Result<Url, Failure> {

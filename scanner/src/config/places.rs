@@ -1,17 +1,12 @@
-//! Where alerts and signs of life are sent, and where the page is.
+//! Where signs of life are sent, where the page is, and which URLs may be sent to.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
 use super::{ConfigError, file};
-use crate::alert::SinkKind;
 use crate::store::is_near;
-
-/// Where PagerDuty takes events.
-pub(super) const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 
 /// Where the page is, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,19 +15,6 @@ pub struct WebConfig {
     pub listen: SocketAddr,
     /// The file with the word that a reader has to know. Without one, only this host can ask.
     pub token: Option<PathBuf>,
-}
-
-/// Somewhere that alerts are sent to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SinkConfig {
-    /// Its name: that of its kind where there is no other.
-    pub name: String,
-    /// How it is spoken to.
-    pub kind: SinkKind,
-    /// Where its URL stands, which is a secret: whoever knows it can speak there.
-    pub url: UrlSource,
-    /// The file with PagerDuty's routing key.
-    pub key: Option<PathBuf>,
 }
 
 /// A URL, or the file that it stands in.
@@ -57,7 +39,7 @@ pub(super) fn checked_heartbeat(heartbeat: file::Heartbeat, directory: &Path) ->
 }
 
 /// The URL of `place`, which stands in the configuration or in a file.
-fn url_source(
+pub(super) fn url_source(
     place: String,
     url: Option<String>,
     file: Option<PathBuf>,
@@ -68,25 +50,6 @@ fn url_source(
         (None, Some(file)) => Ok(UrlSource::File(directory.join(file))),
         _ => Err(ConfigError::Url(place)),
     }
-}
-
-pub(super) fn checked_sinks(sinks: Vec<file::Alert>, directory: &Path) -> Result<Vec<SinkConfig>, ConfigError> {
-    let mut names = BTreeSet::new();
-    let checked = |sink: file::Alert| {
-        let name = sink.name.map_or_else(|| sink.kind.as_str().to_owned(), |name| name.to_string());
-        if (sink.kind == SinkKind::Pagerduty) != sink.key_file.is_some() {
-            return Err(ConfigError::SinkKey(name));
-        }
-        let given = sink
-            .url
-            .or_else(|| (sink.kind == SinkKind::Pagerduty && sink.url_file.is_none()).then(|| PAGERDUTY.to_owned()));
-        let url = url_source(format!("[[alert]] {name}"), given, sink.url_file, directory)?;
-        match names.insert(name.clone()) {
-            true => Ok(SinkConfig { name, kind: sink.kind, url, key: sink.key_file.map(|file| directory.join(file)) }),
-            false => Err(ConfigError::SameSink(name)),
-        }
-    };
-    sinks.into_iter().map(checked).collect()
 }
 
 /// A URL that alerts may be sent to: https; or http to an address that no stranger listens in on.

@@ -1,5 +1,5 @@
 use super::node::agent_url;
-use super::places::PAGERDUTY;
+use super::sink::PAGERDUTY;
 use super::*;
 use jiff::civil::date;
 
@@ -97,7 +97,7 @@ fn an_alert_has_one_place_and_no_stranger_listens_in() {
     let pager = |more: &str| parse(&format!("{TEMPLATE}\n[[alert]]\nkind = \"pagerduty\"\n{more}"));
     let config = pager("key_file = \"pagerduty.key\"").unwrap();
     assert_eq!(config.sinks[0].url, UrlSource::Given(PAGERDUTY.parse().unwrap()));
-    assert_eq!(config.sinks[0].key.as_deref(), Some(Path::new("/etc/deadlight/pagerduty.key")));
+    assert_eq!(config.sinks[0].manner, MannerConfig::Pagerduty { key: "/etc/deadlight/pagerduty.key".into() });
     assert!(pager("").unwrap_err().to_string().contains("is what \"pagerduty\" needs"));
     let text = with("").unwrap_err().to_string();
     assert_eq!(text, "[[alert]] slack needs `url` or `url_file`, and not both");

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use deadlight_scanner::alert::{Alert, Episode, Kind, Sink, SinkError, SinkKind};
+use deadlight_scanner::alert::{Alert, Episode, Kind, Manner, Sink, SinkError, SinkKind};
 use deadlight_scanner::assess::first_seen;
 use deadlight_scanner::store::Why;
 use deadlight_shared::wire::{Cause, CauseKind, Outcome, OutcomeStatus};
@@ -19,11 +19,12 @@ const KINDS: [Kind; 7] =
     [Kind::Exposed, Kind::Unclosed, Kind::Contradicted, Kind::Reminder, Kind::Resolved, Kind::Allowed, Kind::Test];
 
 static SINKS: LazyLock<Vec<Sink>> = LazyLock::new(|| {
-    let kinds = [SinkKind::Webhook, SinkKind::Slack, SinkKind::Alertmanager, SinkKind::Pagerduty];
+    let pager = Manner::Pagerduty { key: "key".to_owned() };
+    let manners = [Manner::Webhook, Manner::Slack, Manner::Alertmanager, pager];
     let url = || "http://127.0.0.1:9/".parse().expect("it is a URL");
     let vantage = || "office-a".parse().expect("it is a name");
-    let sink = |kind: SinkKind| Sink::new(kind.as_str().to_owned(), kind, url(), Some("key".to_owned()), vantage());
-    kinds.map(|kind| sink(kind).expect("it needs nothing")).into()
+    let sink = |manner: Manner| Sink::new(manner.kind().as_str().to_owned(), manner, url(), vantage());
+    manners.map(|manner| sink(manner).expect("it needs nothing")).into()
 });
 
 /// What a service says of itself, what an agent says of it, and what a place says when it is told of both.
