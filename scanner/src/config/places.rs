@@ -35,20 +35,23 @@ pub(super) fn checked_web(web: file::Web, directory: &Path) -> Result<WebConfig,
 }
 
 pub(super) fn checked_heartbeat(heartbeat: file::Heartbeat, directory: &Path) -> Result<UrlSource, ConfigError> {
-    url_source("[heartbeat]".to_owned(), heartbeat.url, heartbeat.url_file, directory)
+    let place = "[heartbeat]".to_owned();
+    let read = |url: &str| sink_url(url).ok_or_else(|| ConfigError::Scheme(place.clone()));
+    url_source(&place, heartbeat.url, heartbeat.url_file, directory, read)
 }
 
-/// The URL of `place`, which stands in the configuration or in a file.
+/// The URL of `place`, which stands in the configuration, as `read` takes it, or in a file.
 pub(super) fn url_source(
-    place: String,
+    place: &str,
     url: Option<String>,
     file: Option<PathBuf>,
     directory: &Path,
+    read: impl Fn(&str) -> Result<Url, ConfigError>,
 ) -> Result<UrlSource, ConfigError> {
     match (url, file) {
-        (Some(url), None) => sink_url(&url).map(UrlSource::Given).ok_or(ConfigError::Scheme(place)),
+        (Some(url), None) => read(&url).map(UrlSource::Given),
         (None, Some(file)) => Ok(UrlSource::File(directory.join(file))),
-        _ => Err(ConfigError::Url(place)),
+        _ => Err(ConfigError::Url(place.to_owned())),
     }
 }
 
@@ -57,4 +60,12 @@ pub fn sink_url(text: &str) -> Option<Url> {
     let url: Url = text.trim().parse().ok()?;
     let is_near = is_near(url.host_str()?);
     (url.scheme() == "https" || url.scheme() == "http" && is_near).then_some(url)
+}
+
+/// A URL of a mail server: smtps or smtp, with no more than a user, a host and a port.
+pub(super) fn mail_url(text: &str) -> Option<Url> {
+    let url: Url = text.trim().parse().ok()?;
+    let is_bare = url.path().trim_matches('/').is_empty() && url.query().is_none() && url.fragment().is_none();
+    let is_server = matches!(url.scheme(), "smtps" | "smtp") && url.host_str().is_some_and(|host| !host.is_empty());
+    (is_server && is_bare && url.password().is_none()).then_some(url)
 }
