@@ -148,7 +148,9 @@ fn a_webhook_is_told_in_the_operators_words() {
     deployment.run(&["check-config"]).expect(2, &["webhook", "chat.json.tmpl", "undefined value", "template_file:2"]);
     write("{\"content\": \"{{ text }}\"}");
     deployment.run(&["run", "--once"]).expect(2, &["what the template makes is no JSON"]);
-    write(r#"{"content": {{ text }}, "embeds": [{% for alert in alerts %}{"title": {{ alert.title }}}{% endfor %}]}"#);
+    write(
+        r#"{"content": {{ text }}, "embeds": [{% for alert in alerts %}{"title": {{ alert.title }}}{% if not loop.last %},{% endif %}{% endfor %}]}"#,
+    );
     deployment.run(&["run", "--once"]).expect(1, &[]);
     let [heard] = &hook.heard()[..] else { panic!("{:?}", hook.heard()) };
     let (content, title) = (&heard.body["content"], heard.body["embeds"][0]["title"].as_str().unwrap());
