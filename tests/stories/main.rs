@@ -1,6 +1,7 @@
 //! Stories on real packets: one module each.
 
 mod alerts;
+mod alerts_by_mail;
 mod architecture;
 mod authority;
 mod clobber;

@@ -146,3 +146,82 @@ pub(super) fn is_for_now(step: Step, code: u16, said: &str) -> bool {
     let is_policy = matches!(code, 530 | 534 | 535) || code == 550 && said.starts_with("5.7.");
     step != Step::Letter || code < 500 || is_policy
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::TcpListener;
+
+    /// Where somebody says each of `replies`, all but the first when he is asked, and goes.
+    async fn server(replies: &[&'static str]) -> SocketAddr {
+        let replies = replies.to_vec();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+            let mut is_mail = false;
+            for (number, reply) in replies.iter().enumerate() {
+                let mut heard = String::new();
+                while number > 0 && stream.read_line(&mut heard).await.unwrap() > 0 {
+                    if !is_mail || heard.ends_with("\r\n.\r\n") {
+                        break;
+                    }
+                }
+                stream.get_mut().write_all(reply.as_bytes()).await.unwrap();
+                is_mail = reply.starts_with("354");
+            }
+        });
+        address
+    }
+
+    async fn asked_for_tls(replies: &[&'static str]) -> Result<(), SinkError> {
+        wire::ask_for_tls(&mut TcpStream::connect(server(replies).await).await.unwrap()).await
+    }
+
+    async fn handed_over(replies: &[&'static str]) -> Result<(), SinkError> {
+        let url = format!("smtp://deadlight@{}", server(replies).await).parse().unwrap();
+        Relay::new(&url, Some("s3same")).unwrap().hand_over(&letter()).await
+    }
+
+    fn letter() -> Message {
+        let builder = Message::builder().from("a@example.net".parse().unwrap()).to("b@example.net".parse().unwrap());
+        builder.body("hello\n".to_owned()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_said_before_tls_counts_for_nothing_after_it() {
+        let end = |end| ["220 hi\r\n", "250-x\r\n250 StartTLS\r\n", end];
+        assert!(asked_for_tls(&end("220 go\r\n")).await.is_ok());
+        for (replies, wanted) in [
+            (&end("220 go\r\n250 I am the server\r\n")[..], "somebody speaks between STARTTLS and TLS"),
+            (&end("454 no\r\n"), "it answered 454 to the connection: no"),
+            (&["220 hi\r\n", "250-x\r\n250 STARTTLSX\r\n"], "offers no STARTTLS"),
+            (&["HTTP/1.1 400 Bad Request\r\n"], "it is no mail server: HTTP"),
+            (&["554 5.7.1 go\r\n"], "it answered 554 to the connection: 5.7.1 go"),
+            (&["220"], "it breaks off"),
+        ] {
+            let error = asked_for_tls(replies).await.unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_repeats_the_password_is_not_quoted() {
+        let line = "535 AUTH PLAIN AGRlYWRsaWdodABzM3NhbWU= or s3same or czNzYW1l\r\n";
+        let error = handed_over(&["220 hi\r\n", "250-x\r\n250 AUTH PLAIN\r\n", line]).await.unwrap_err().to_string();
+        assert_eq!(error, "it answered 535 to the user and the password: AUTH PLAIN … or … or …");
+    }
+
+    #[tokio::test]
+    async fn what_is_accepted_has_arrived_whatever_comes_then() {
+        let end = |end| {
+            let (offer, ok) = ("250-x\r\n250 AUTH PLAIN\r\n", "250 ok\r\n");
+            ["220 hi\r\n", offer, "235 ok\r\n", ok, ok, "354 go\r\n", end]
+        };
+        assert!(handed_over(&end("250 ok\r\n")).await.is_ok());
+        let error = handed_over(&end("554 spam\r\n")).await.unwrap_err().to_string();
+        assert_eq!(error, "it answered 554 to the mail: spam");
+    }
+}

@@ -30,14 +30,14 @@ pub(super) fn greeted<S: Stream>(stream: S, peer: SocketAddr) -> Box<dyn AsyncTo
 /// Brings the server to where it waits for TLS. What it says until then may be anybody's, and none of it counts afterwards.
 pub(super) async fn ask_for_tls(stream: &mut TcpStream) -> Result<(), SinkError> {
     let mut server = BufReader::new(stream).take(MOST);
-    expect(&mut server, 220, Step::Connection).await?;
+    expect(&mut server, 220).await?;
     tell(&mut server, "EHLO [127.0.0.1]\r\n").await?;
-    let offers = expect(&mut server, 250, Step::Connection).await?;
+    let offers = expect(&mut server, 250).await?;
     if !offers.iter().any(|offer| offer.eq_ignore_ascii_case("STARTTLS")) {
         return Err(SinkError::NoStartTls);
     }
     tell(&mut server, "STARTTLS\r\n").await?;
-    expect(&mut server, 220, Step::Connection).await?;
+    expect(&mut server, 220).await?;
     match server.get_ref().buffer() {
         [] => Ok(()),
         _ => Err(SinkError::Mail("somebody speaks between STARTTLS and TLS".to_owned())),
@@ -51,7 +51,7 @@ async fn tell(server: &mut Server<'_>, words: &str) -> Result<(), SinkError> {
 }
 
 /// The lines of a reply with `code`, without it.
-async fn expect(server: &mut Server<'_>, code: u16, step: Step) -> Result<Vec<String>, SinkError> {
+async fn expect(server: &mut Server<'_>, code: u16) -> Result<Vec<String>, SinkError> {
     let mut lines = Vec::new();
     loop {
         let mut line = Vec::new();
@@ -68,7 +68,9 @@ async fn expect(server: &mut Server<'_>, code: u16, step: Step) -> Result<Vec<St
         match (rest.starts_with('-'), said == code) {
             (true, _) => {}
             (false, true) => return Ok(lines),
-            (false, false) => return Err(SinkError::MailSaid { step, code: said, said: lines.join(" ") }),
+            (false, false) => {
+                return Err(SinkError::MailSaid { step: Step::Connection, code: said, said: lines.join(" ") });
+            }
         }
     }
 }
