@@ -50,8 +50,9 @@ impl MailServer {
         fs::set_permissions(path, fs::Permissions::from_mode(0o711))?;
         let user = User::from_name(USER)?.context("no user Debian-exim\nhint: tests/install.sh")?;
         for name in ["spool", "log", "mail"] {
-            fs::create_dir(path.join(name))?;
-            chown(&path.join(name), Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+            let path = path.join(name);
+            fs::create_dir(&path)?;
+            chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
         }
         certify(path, user.gid.as_raw())?;
         fs::write(path.join("exim.conf"), config(path))?;

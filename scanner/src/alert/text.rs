@@ -12,8 +12,8 @@ const SHOWN: usize = 256;
 /// So many are named in a message for people; the others are counted.
 const NAMED: usize = 20;
 
-/// A message for people: titles, what there is to know of an alert that is alone, and how many more there are. `heading` and
-/// `plain` say how a title and any other text are written.
+/// A message for people: titles, what there is to know of an alert that is alone, and how many more there are.
+/// `heading` and `plain` say how a title and any other text are written.
 pub fn message(
     vantage: &Name,
     alerts: &[Alert],

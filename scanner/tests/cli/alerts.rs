@@ -149,7 +149,8 @@ fn a_webhook_is_told_in_the_operators_words() {
     write("{\"content\": \"{{ text }}\"}");
     deployment.run(&["run", "--once"]).expect(2, &["what the template makes is no JSON"]);
     write(
-        r#"{"content": {{ text }}, "embeds": [{% for alert in alerts %}{"title": {{ alert.title }}}{% if not loop.last %},{% endif %}{% endfor %}]}"#,
+        r#"{"content": {{ text }}, "embeds": [
+            {% for alert in alerts %}{"title": {{ alert.title }}}{% if not loop.last %},{% endif %}{% endfor %}]}"#,
     );
     deployment.run(&["run", "--once"]).expect(1, &[]);
     let [heard] = &hook.heard()[..] else { panic!("{:?}", hook.heard()) };

@@ -69,7 +69,8 @@ impl Kind {
         }
     }
 
-    /// After a message the next one waits so long, with everything that came meanwhile. PagerDuty takes one alert a message.
+    /// After a message the next one waits so long, with everything that came meanwhile. PagerDuty takes one alert a
+    /// message.
     pub fn between(self) -> SignedDuration {
         match self {
             Self::Webhook | Self::Slack | Self::Alertmanager | Self::Email => SignedDuration::from_secs(30),

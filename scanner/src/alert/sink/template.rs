@@ -22,7 +22,8 @@ const SHOWN: usize = 300;
 const KINDS: [Kind; 7] =
     [Kind::Exposed, Kind::Unclosed, Kind::Contradicted, Kind::Reminder, Kind::Resolved, Kind::Allowed, Kind::Test];
 
-/// A template that makes JSON of alerts. Whatever it inserts is a JSON value, so that nobody leaves the string he is in.
+/// A template that makes JSON of alerts. Whatever it inserts is a JSON value, so that nobody leaves the string he is
+/// in.
 #[derive(Debug, Clone)]
 pub struct Template(Arc<Environment<'static>>);
 

@@ -140,8 +140,8 @@ impl Relay {
     }
 }
 
-/// Whether another day, or an operator, may change what a mail server says. Who may write to whom is his to mend; a mail that is
-/// refused itself stays refused, but for the words that mean a login or a relay.
+/// Whether another day, or an operator, may change what a mail server says. Who may write to whom is his to mend; a mail
+/// that is refused itself stays refused, but for the words that mean a login or a relay.
 pub(super) fn is_for_now(step: Step, code: u16, said: &str) -> bool {
     let is_policy = matches!(code, 530 | 534 | 535) || code == 550 && said.starts_with("5.7.");
     step != Step::Letter || code < 500 || is_policy

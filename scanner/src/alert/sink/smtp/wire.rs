@@ -27,7 +27,8 @@ pub(super) fn greeted<S: Stream>(stream: S, peer: SocketAddr) -> Box<dyn AsyncTo
     Box::new(Wire { stream, peer, greeting: b"220 \r\n", left: MOST })
 }
 
-/// Brings the server to where it waits for TLS. What it says until then may be anybody's, and none of it counts afterwards.
+/// Brings the server to where it waits for TLS. What it says until then may be anybody's, and none of it counts
+/// afterwards.
 pub(super) async fn ask_for_tls(stream: &mut TcpStream) -> Result<(), SinkError> {
     let mut server = BufReader::new(stream).take(MOST);
     expect(&mut server, 220).await?;
