@@ -10,6 +10,7 @@ needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack
         systemctl:systemd systemd-analyze:systemd systemd-sysusers:systemd systemd-tmpfiles:systemd
         ufw:ufw firewalld:firewalld dbus-daemon:dbus faketime:faketime
         prometheus-alertmanager:prometheus-alertmanager promtool:prometheus
+        exim4:exim4-daemon-light
         chromium:chromium chromedriver:chromium-driver npm:npm'
 [ "${1:-}" != swarm ] || needed="$needed linux.uml:user-mode-linux mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs"
 
@@ -64,6 +65,7 @@ command -v docker >/dev/null 2>&1 || apt-get install -y --no-install-recommends 
 for package in $missing; do
     case $package in
         ufw | firewalld | postgresql | prometheus-alertmanager | prometheus) ! command -v systemctl >/dev/null 2>&1 || systemctl disable "$package" ;;
+        exim4-daemon-light) ! command -v systemctl >/dev/null 2>&1 || systemctl disable exim4 ;;
     esac
 done
 axe

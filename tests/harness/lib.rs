@@ -22,6 +22,7 @@ mod furniture;
 pub mod hostile;
 pub mod image;
 pub mod lab;
+pub mod mail_server;
 pub mod memories;
 pub mod netns;
 pub mod observability;

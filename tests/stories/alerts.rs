@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use deadlight_scanner::{
-    alert::{Sink, SinkKind},
+    alert::{Manner, Sink, Words},
     store::{State, Store, Why},
 };
 use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
@@ -20,7 +20,7 @@ fn alertmanager_shows_an_exposure_as_long_as_it_lasts() -> Result<()> {
     let server = Alertmanager::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let url = format!("http://127.0.0.1:{}/", server.port()).parse()?;
-    let sink = Sink::new("alertmanager".to_owned(), SinkKind::Alertmanager, url, None, name("office-a"))?;
+    let sink = Sink::new("alertmanager".to_owned(), Manner::Http(Words::Alertmanager), url, name("office-a"))?;
     let send = |alerts: Vec<_>| runtime.block_on(sink.send(&alerts, Timestamp::now()));
 
     let mut store = Store::new(State::default(), Timestamp::now());

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Rooms that decide without touching the world.
-const PURE: [&str; 46] = [
+const PURE: [&str; 49] = [
     "shared/src/allowlist.rs",
     "shared/src/doctor.rs",
     "shared/src/explained.rs",
@@ -30,6 +30,9 @@ const PURE: [&str; 46] = [
     "scanner/src/alert/mod.rs",
     "scanner/src/alert/queue.rs",
     "scanner/src/alert/sink/body.rs",
+    "scanner/src/alert/sink/letter.rs",
+    "scanner/src/alert/sink/manner.rs",
+    "scanner/src/alert/sink/template.rs",
     "scanner/src/alert/text.rs",
     "scanner/src/identify/describe.rs",
     "scanner/src/lease.rs",

@@ -2,6 +2,7 @@
 
 mod agent_health;
 mod alerts;
+mod alerts_by_mail;
 mod architecture;
 mod authority;
 mod clobber;

@@ -10,8 +10,8 @@ mod text;
 pub use courier::Courier;
 pub use heartbeat::{Beat, Heartbeat};
 pub use queue::{Queue, Sent};
-pub use sink::{Kind as SinkKind, Sink, SinkError};
-pub use text::{lines, title};
+pub use sink::{Kind as SinkKind, Manner, Post, Sink, SinkError, SinkStep, Template, TemplateError, Words};
+pub use text::{lines, message, title};
 
 use deadlight_shared::{Finding, FindingId, FindingStatus, Port, Protocol};
 use jiff::{SignedDuration, Timestamp};

@@ -1,5 +1,6 @@
-//! An alert in words. What others said is escaped and kept short.
+//! Alerts in words. What others said is escaped and kept short.
 
+use deadlight_shared::Name;
 use deadlight_shared::text::printable;
 use deadlight_shared::wire::OutcomeStatus;
 
@@ -8,6 +9,37 @@ use crate::store::Why;
 
 /// Longest text of others.
 const SHOWN: usize = 256;
+/// So many are named in a message for people; the others are counted.
+const NAMED: usize = 20;
+
+/// A message for people: titles, what there is to know of an alert that is alone, and how many more there are.
+/// `heading` and `plain` say how a title and any other text are written.
+pub fn message(
+    vantage: &Name,
+    alerts: &[Alert],
+    heading: impl Fn(&str) -> String,
+    plain: impl Fn(&str) -> String,
+) -> String {
+    let mut text = String::new();
+    // What must not be lost among the others is named first.
+    let mut ordered: Vec<&Alert> = alerts.iter().collect();
+    ordered.sort_by_key(|alert| {
+        let is_plain = alert.kind != Kind::Contradicted && Severity::of(alert.finding.port()) != Severity::Critical;
+        (alert.kind.is_end(), is_plain)
+    });
+    for alert in ordered.into_iter().take(NAMED) {
+        text += &format!("{}\n", heading(&title(alert)));
+        if alerts.len() == 1 {
+            for (name, line) in lines(alert) {
+                text += &format!("{name}: {}\n", plain(&line));
+            }
+        }
+    }
+    if let Some(more) = alerts.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        text += &format!("and {more} more: deadlight-scanner findings\n");
+    }
+    format!("{text}seen from {vantage}")
+}
 
 /// One line: what, where, how.
 pub fn title(alert: &Alert) -> String {

@@ -10,9 +10,9 @@ use reqwest::Url;
 
 use super::check::{self, ConfigFile, today};
 use super::{Exit, Failure, print};
-use crate::alert::{Alert, Episode, Heartbeat, Kind, Sink};
+use crate::alert::{Alert, Episode, Heartbeat, Kind, Manner, Post, Sink, Template, Words};
 use crate::assess::first_seen;
-use crate::config::{Config, UrlSource, sink_url};
+use crate::config::{Config, MannerConfig, SinkConfig, UrlSource, sink_url};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -56,14 +56,8 @@ pub(super) async fn run(command: Command) -> Result<Exit, Failure> {
 pub(super) fn sinks(config: &Config) -> Result<Vec<Sink>, Failure> {
     let mut sinks = Vec::new();
     for sink in &config.sinks {
-        let url = url(&sink.url)?;
-        let key = match &sink.key {
-            None => None,
-            Some(path) => {
-                Some(read(path).hint("key_file names a file with the integration key and nothing else in it")?)
-            }
-        };
-        let made = Sink::new(sink.name.clone(), sink.kind, url, key, config.vantage.clone());
+        let url = url(&sink.url, |text| sink.url(text).map_err(Failure::from))?;
+        let made = Sink::new(sink.name.clone(), manner(sink, config)?, url, config.vantage.clone());
         sinks.push(made.map_err(|error| format!("[[alert]] {}: {}", sink.name, causes(&error)))?);
     }
     Ok(sinks)
@@ -72,24 +66,51 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Sink>, Failure> {
 /// The place for signs of life, if there is one.
 pub(super) fn heartbeat(config: &Config) -> Result<Option<Heartbeat>, Failure> {
     let Some(source) = &config.heartbeat else { return Ok(None) };
-    let made = Heartbeat::new(url(source)?);
+    let wrong = || Failure::from("[heartbeat]: that is no URL that signs of life may be sent to");
+    let made = Heartbeat::new(url(source, |text| sink_url(text).ok_or_else(wrong))?);
     Ok(Some(made.map_err(|error| format!("[heartbeat]: {}", causes(&error)))?))
 }
 
-fn url(source: &UrlSource) -> Result<Url, Failure> {
+/// How `sink` is spoken to, with its files read.
+fn manner(sink: &SinkConfig, config: &Config) -> Result<Manner, Failure> {
+    Ok(match &sink.manner {
+        MannerConfig::Webhook { template: None } => Manner::Http(Words::Webhook(None)),
+        MannerConfig::Webhook { template: Some(path) } => {
+            let source = std::fs::read_to_string(path);
+            let source = source.map_err(|error| format!("failed to read {}: {error}", path.display()))?;
+            let template = Template::new(source, &config.vantage, &test_alert(config, Timestamp::now()));
+            Manner::Http(Words::Webhook(Some(
+                template.map_err(|error| format!("[[alert]] {}: {}: {}", sink.name, path.display(), causes(&error)))?,
+            )))
+        }
+        MannerConfig::Slack => Manner::Http(Words::Slack),
+        MannerConfig::Alertmanager => Manner::Http(Words::Alertmanager),
+        MannerConfig::Pagerduty { key } => Manner::Http(Words::Pagerduty {
+            key: read(key).hint("key_file names a file with the integration key and nothing else in it")?,
+        }),
+        MannerConfig::Email { from, to, password } => {
+            let password = password
+                .as_deref()
+                .map(|path| read(path).hint("password_file names a file with the password and nothing else in it"));
+            Manner::Email(Post { from: from.clone(), to: to.clone(), password: password.transpose()? })
+        }
+    })
+}
+
+fn url(source: &UrlSource, check: impl Fn(&str) -> Result<Url, Failure>) -> Result<Url, Failure> {
     match source {
         UrlSource::Given(url) => Ok(url.clone()),
-        UrlSource::File(path) => {
-            let text = read(path).hint("url_file names a file with the URL and nothing else in it")?;
-            Ok(sink_url(&text).ok_or_else(|| format!("{} holds no URL that alerts may be sent to", path.display()))?)
-        }
+        UrlSource::File(path) => check(&read(path).hint("url_file names a file with the URL and nothing else in it")?),
     }
 }
 
 /// A secret in a file of its own.
 fn read(path: &Path) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("failed to read {}: {error}", path.display()))?;
-    Ok(text.trim().to_owned())
+    match text.trim() {
+        "" => Err(format!("{} is empty", path.display())),
+        text => Ok(text.to_owned()),
+    }
 }
 
 /// It says of itself that it is one, and is over as soon as it is told.

@@ -5,10 +5,12 @@ use std::num::NonZeroU32;
 
 use deadlight_shared::allowlist::AllowlistError;
 use deadlight_shared::config::ConfigError as FileError;
+use deadlight_shared::text::printable;
 use deadlight_shared::{Name, Port};
 use jiff::SignedDuration;
 
 use super::{LEAST_MOST, MOST_RATE, SHORTEST_KEEP};
+use crate::alert::SinkKind;
 use crate::store::LocationError;
 
 /// Why a configuration is refused.
@@ -38,7 +40,7 @@ pub enum ConfigError {
         node: Name,
     },
     /// An agent that cannot be reached by this text.
-    #[error("agent of node {node}: `{}` is not like https://198.51.100.11:7443, nor \"pull\"", deadlight_shared::text::printable(.text, 80))]
+    #[error("agent of node {node}: `{}` is not like https://198.51.100.11:7443, nor \"pull\"", printable(.text, 80))]
     AgentUrl {
         /// The node.
         node: Name,
@@ -85,9 +87,45 @@ pub enum ConfigError {
     /// Somewhere to send to without a URL, or with two.
     #[error("{0} needs `url` or `url_file`, and not both")]
     Url(String),
-    /// PagerDuty without a key, or another with one.
-    #[error("[[alert]] {0}: `key_file`, with the integration key, is what \"pagerduty\" needs and no other kind takes")]
-    SinkKey(String),
+    /// A kind of place without what it needs.
+    #[error("[[alert]] {name}: kind = \"{}\" needs `{key}`", .kind.as_str())]
+    SinkNeeds {
+        /// The place.
+        name: String,
+        /// Its kind.
+        kind: SinkKind,
+        /// What is not there.
+        key: &'static str,
+    },
+    /// A key that means nothing there.
+    #[error("[[alert]] {name}: `{key}` is for kind = \"{}\" alone", .kind.as_str())]
+    SinkKey {
+        /// The place.
+        name: String,
+        /// The kind that takes it.
+        kind: SinkKind,
+        /// The key.
+        key: &'static str,
+    },
+    /// A text that is no address of a mailbox.
+    #[error("[[alert]] {name}: `{key}` = `{}` is not like ops@example.net", printable(.text, 80))]
+    Mailbox {
+        /// The place.
+        name: String,
+        /// Where it stands.
+        key: &'static str,
+        /// What was written.
+        text: String,
+    },
+    /// A user without a password, or a password without a user.
+    #[error("[[alert]] {0}: a user in the URL (smtps://user@…) and `password_file` need each other")]
+    SinkLogin(String),
+    /// A URL that no mail should be sent to.
+    #[error(
+        "url of {0} is not like smtps://user@mail.example.net:465 or, with STARTTLS, smtp://user@mail.example.net:587; \
+         a password stands in `password_file` alone"
+    )]
+    MailScheme(String),
     /// A URL that nothing should be sent to.
     #[error("url of {0} is not like https://hooks.example.net/…; http is only for this host and for private addresses")]
     Scheme(String),

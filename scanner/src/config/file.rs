@@ -114,6 +114,10 @@ pub(super) struct Alert {
     pub(super) url: Option<String>,
     pub(super) url_file: Option<PathBuf>,
     pub(super) key_file: Option<PathBuf>,
+    pub(super) template_file: Option<PathBuf>,
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) from: Option<String>,
+    pub(super) to: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -4,6 +4,7 @@ mod error;
 mod file;
 mod node;
 mod places;
+mod sink;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -25,10 +26,12 @@ use crate::store::Location;
 
 pub use error::ConfigError;
 pub use node::{Node, Way};
-pub use places::{SinkConfig, UrlSource, WebConfig, sink_url};
+pub use places::{UrlSource, WebConfig, sink_url};
+pub use sink::{MannerConfig, SinkConfig};
 
 use node::{check_nodes, checked_node};
-use places::{checked_heartbeat, checked_sinks, checked_web};
+use places::{checked_heartbeat, checked_web};
+use sink::checked_sinks;
 
 /// The commented default, as `--print-config` shows it.
 pub const TEMPLATE: &str = include_str!("../scanner.toml");

@@ -1,17 +1,12 @@
-//! Where alerts and signs of life are sent, and where the page is.
+//! Where signs of life are sent, where the page is, and which URLs may be sent to.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
 use super::{ConfigError, file};
-use crate::alert::SinkKind;
 use crate::store::is_near;
-
-/// Where PagerDuty takes events.
-pub(super) const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 
 /// Where the page is, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,19 +15,6 @@ pub struct WebConfig {
     pub listen: SocketAddr,
     /// The file with the word that a reader has to know. Without one, only this host can ask.
     pub token: Option<PathBuf>,
-}
-
-/// Somewhere that alerts are sent to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SinkConfig {
-    /// Its name: that of its kind where there is no other.
-    pub name: String,
-    /// How it is spoken to.
-    pub kind: SinkKind,
-    /// Where its URL stands, which is a secret: whoever knows it can speak there.
-    pub url: UrlSource,
-    /// The file with PagerDuty's routing key.
-    pub key: Option<PathBuf>,
 }
 
 /// A URL, or the file that it stands in.
@@ -53,40 +35,24 @@ pub(super) fn checked_web(web: file::Web, directory: &Path) -> Result<WebConfig,
 }
 
 pub(super) fn checked_heartbeat(heartbeat: file::Heartbeat, directory: &Path) -> Result<UrlSource, ConfigError> {
-    url_source("[heartbeat]".to_owned(), heartbeat.url, heartbeat.url_file, directory)
+    let place = "[heartbeat]".to_owned();
+    let read = |url: &str| sink_url(url).ok_or_else(|| ConfigError::Scheme(place.clone()));
+    url_source(&place, heartbeat.url, heartbeat.url_file, directory, read)
 }
 
-/// The URL of `place`, which stands in the configuration or in a file.
-fn url_source(
-    place: String,
+/// The URL of `place`, which stands in the configuration, as `read` takes it, or in a file.
+pub(super) fn url_source(
+    place: &str,
     url: Option<String>,
     file: Option<PathBuf>,
     directory: &Path,
+    read: impl Fn(&str) -> Result<Url, ConfigError>,
 ) -> Result<UrlSource, ConfigError> {
     match (url, file) {
-        (Some(url), None) => sink_url(&url).map(UrlSource::Given).ok_or(ConfigError::Scheme(place)),
+        (Some(url), None) => read(&url).map(UrlSource::Given),
         (None, Some(file)) => Ok(UrlSource::File(directory.join(file))),
-        _ => Err(ConfigError::Url(place)),
+        _ => Err(ConfigError::Url(place.to_owned())),
     }
-}
-
-pub(super) fn checked_sinks(sinks: Vec<file::Alert>, directory: &Path) -> Result<Vec<SinkConfig>, ConfigError> {
-    let mut names = BTreeSet::new();
-    let checked = |sink: file::Alert| {
-        let name = sink.name.map_or_else(|| sink.kind.as_str().to_owned(), |name| name.to_string());
-        if (sink.kind == SinkKind::Pagerduty) != sink.key_file.is_some() {
-            return Err(ConfigError::SinkKey(name));
-        }
-        let given = sink
-            .url
-            .or_else(|| (sink.kind == SinkKind::Pagerduty && sink.url_file.is_none()).then(|| PAGERDUTY.to_owned()));
-        let url = url_source(format!("[[alert]] {name}"), given, sink.url_file, directory)?;
-        match names.insert(name.clone()) {
-            true => Ok(SinkConfig { name, kind: sink.kind, url, key: sink.key_file.map(|file| directory.join(file)) }),
-            false => Err(ConfigError::SameSink(name)),
-        }
-    };
-    sinks.into_iter().map(checked).collect()
 }
 
 /// A URL that alerts may be sent to: https; or http to an address that no stranger listens in on.
@@ -94,4 +60,12 @@ pub fn sink_url(text: &str) -> Option<Url> {
     let url: Url = text.trim().parse().ok()?;
     let is_near = is_near(url.host_str()?);
     (url.scheme() == "https" || url.scheme() == "http" && is_near).then_some(url)
+}
+
+/// A URL of a mail server: smtps or smtp, with no more than a user, a host and a port.
+pub(super) fn mail_url(text: &str) -> Option<Url> {
+    let url: Url = text.trim().parse().ok()?;
+    let is_bare = url.path().trim_matches('/').is_empty() && url.query().is_none() && url.fragment().is_none();
+    let is_server = matches!(url.scheme(), "smtps" | "smtp") && url.host_str().is_some_and(|host| !host.is_empty());
+    (is_server && is_bare && url.password().is_none()).then_some(url)
 }

@@ -1,5 +1,5 @@
 use super::node::agent_url;
-use super::places::PAGERDUTY;
+use super::sink::PAGERDUTY;
 use super::*;
 use jiff::civil::date;
 
@@ -94,12 +94,17 @@ fn an_alert_has_one_place_and_no_stranger_listens_in() {
     assert_eq!(config.sinks[0].url, UrlSource::File("/etc/deadlight/slack.url".into()));
     assert_eq!(config.sinks[0].name, "slack");
     assert!(with("name = \"ops\"\nurl = \"https://hooks.example.net/x\"").is_ok());
-    assert!(with("url_file = \"a\"\nkey_file = \"b\"").unwrap_err().to_string().contains("no other kind takes"));
+    assert!(
+        with("url_file = \"a\"\nkey_file = \"b\"")
+            .unwrap_err()
+            .to_string()
+            .contains("is for kind = \"pagerduty\" alone")
+    );
     let pager = |more: &str| parse(&format!("{TEMPLATE}\n[[alert]]\nkind = \"pagerduty\"\n{more}"));
     let config = pager("key_file = \"pagerduty.key\"").unwrap();
     assert_eq!(config.sinks[0].url, UrlSource::Given(PAGERDUTY.parse().unwrap()));
-    assert_eq!(config.sinks[0].key.as_deref(), Some(Path::new("/etc/deadlight/pagerduty.key")));
-    assert!(pager("").unwrap_err().to_string().contains("is what \"pagerduty\" needs"));
+    assert_eq!(config.sinks[0].manner, MannerConfig::Pagerduty { key: "/etc/deadlight/pagerduty.key".into() });
+    assert!(pager("").unwrap_err().to_string().contains("kind = \"pagerduty\" needs `key_file`"));
     let text = with("").unwrap_err().to_string();
     assert_eq!(text, "[[alert]] slack needs `url` or `url_file`, and not both");
     let again = "url_file = \"a\"\n[[alert]]\nkind = \"slack\"\nurl_file = \"b\"";
@@ -124,6 +129,56 @@ fn an_alert_has_one_place_and_no_stranger_listens_in() {
     ] {
         assert!(sink_url(good).is_some(), "{good}");
     }
+}
+
+#[test]
+fn a_mail_has_a_sender_recipients_and_a_server_that_is_asked_for_tls() {
+    let with = |mail: &str| parse(&format!("{TEMPLATE}\n[[alert]]\nkind = \"email\"\n{mail}"));
+    let from = "from = \"Deadlight <deadlight@example.net>\"\n";
+    let to = "to = [\"ops@example.net\", \"Night <night@example.net>\"]\n";
+    let url = "url = \"smtps://ops%40example.net@mail.example.net:465\"\n";
+    let password = "password_file = \"mail.password\"\n";
+    let config = with(&format!("{from}{to}{url}{password}")).unwrap();
+    let MannerConfig::Email { to: mailboxes, password: file, .. } = &config.sinks[0].manner else {
+        panic!("{config:?}")
+    };
+    assert_eq!((mailboxes.len(), file.as_deref()), (2, Some(Path::new("/etc/deadlight/mail.password"))));
+    let sink = &config.sinks[0];
+    for good in ["smtp://ops@mail.example.net:587", "smtps://ops@[2001:db8::1]", "smtp://ops@127.0.0.1:25/"] {
+        assert!(sink.url(good).is_ok(), "{good}");
+    }
+    for bad in [
+        "https://mail.example.net",
+        "smtps://",
+        "smtps://ops:s3cret@mail.example.net",
+        "smtp://ops@mail.example.net/x",
+        "smtp://ops@mail.example.net?tls=none",
+        "mail.example.net:465",
+    ] {
+        let text = sink.url(bad).unwrap_err().to_string();
+        assert!(text.starts_with("url of [[alert]] email is not like smtps://") && !text.contains("s3cret"), "{text}");
+    }
+    for (mail, wanted) in [
+        (format!("{from}{url}{password}"), "kind = \"email\" needs `to`"),
+        (format!("{from}to = []\n{url}{password}"), "kind = \"email\" needs `to`"),
+        (format!("{to}{url}{password}"), "kind = \"email\" needs `from`"),
+        (format!("{from}{to}{password}"), "[[alert]] email needs `url` or `url_file`"),
+        (format!("{from}{to}{url}"), "and `password_file` need each other"),
+        (format!("{from}{to}url = \"smtp://mail.example.net\"\n{password}"), "and `password_file` need each other"),
+        (format!("from = \"deadlight\"\n{to}{url}{password}"), "`from` = `deadlight` is not like ops@example.net"),
+        (format!("{from}to = [\"grün@example.net\"]\n{url}{password}"), "`to` = `grün@example.net` is not like"),
+        (
+            format!("{from}to = [\"a\\nb <a@example.net>\"]\n{url}{password}"),
+            "`to` = `a\\u{a}b <a@example.net>` is not",
+        ),
+        (format!("{from}{to}{url}{password}key_file = \"x\""), "`key_file` is for kind = \"pagerduty\" alone"),
+        (format!("{from}{to}{url}{password}template_file = \"x\""), "`template_file` is for kind = \"webhook\" alone"),
+    ] {
+        let text = with(&mail).unwrap_err().to_string();
+        assert!(text.contains(wanted), "{mail}: {text}");
+    }
+    let slack = parse(&format!("{TEMPLATE}\n[[alert]]\nkind = \"slack\"\nurl_file = \"x\"\n{to}"));
+    assert_eq!(slack.unwrap_err().to_string(), "[[alert]] slack: `to` is for kind = \"email\" alone");
 }
 
 #[test]

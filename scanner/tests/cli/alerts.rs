@@ -136,6 +136,30 @@ fn each_kind_of_sink_is_tried_and_told_apart() {
 }
 
 #[test]
+fn a_webhook_is_told_in_the_operators_words() {
+    if is_run_alone("alerts::a_webhook_is_told_in_the_operators_words") {
+        return;
+    }
+    let hook = Hook::start(|_| GOOD.to_owned());
+    let (_open, deployment) = exposed(&format!("{}template_file = \"chat.json.tmpl\"\n", webhook(&hook)));
+    let write = |template: &str| std::fs::write(deployment.path("chat.json.tmpl"), template).unwrap();
+    deployment.run(&["check-config"]).expect(2, &["failed to read", "chat.json.tmpl"]);
+    write("{\"content\":\n{{ txet }}}");
+    deployment.run(&["check-config"]).expect(2, &["webhook", "chat.json.tmpl", "undefined value", "template_file:2"]);
+    write("{\"content\": \"{{ text }}\"}");
+    deployment.run(&["run", "--once"]).expect(2, &["what the template makes is no JSON"]);
+    write(
+        r#"{"content": {{ text }}, "embeds": [
+            {% for alert in alerts %}{"title": {{ alert.title }}}{% if not loop.last %},{% endif %}{% endfor %}]}"#,
+    );
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    let [heard] = &hook.heard()[..] else { panic!("{:?}", hook.heard()) };
+    let (content, title) = (&heard.body["content"], heard.body["embeds"][0]["title"].as_str().unwrap());
+    assert!(content.as_str().unwrap().starts_with(&format!("{title}\nseverity: warning\n")), "{content}");
+    assert!(title.starts_with("EXPOSED ") && heard.body.as_object().unwrap().len() == 2, "{heard:?}");
+}
+
+#[test]
 fn a_silence_holds_alerts_back_until_it_ends() {
     if is_run_alone("alerts::a_silence_holds_alerts_back_until_it_ends") {
         return;

@@ -4,10 +4,8 @@ use deadlight_shared::Name;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::alert::{Alert, Kind, Severity, lines, title};
+use crate::alert::{Alert, Kind, Severity, lines, message, title};
 
-/// So many are named in a message for people; the others are counted.
-const NAMED: usize = 20;
 /// Alertmanager takes for over what is not repeated until then. Reminders come every day, but for the longest silence (90
 /// days) and the longest time between two sweeps (30). The real end is sent.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24 * 125);
@@ -37,25 +35,8 @@ pub(super) fn webhook(vantage: &Name, alerts: &[Alert]) -> Value {
 
 /// An incoming webhook of Slack's: one text.
 pub(super) fn slack(vantage: &Name, alerts: &[Alert]) -> Value {
-    let mut text = String::new();
-    // What must not be lost among the others is named first.
-    let mut ordered: Vec<&Alert> = alerts.iter().collect();
-    ordered.sort_by_key(|alert| {
-        let is_plain = alert.kind != Kind::Contradicted && Severity::of(alert.finding.port()) != Severity::Critical;
-        (alert.kind.is_end(), is_plain)
-    });
-    for alert in ordered.into_iter().take(NAMED) {
-        text += &format!("*{}*\n", slack_escaped(&title(alert)));
-        if alerts.len() == 1 {
-            for (name, line) in lines(alert) {
-                text += &format!("{name}: {}\n", slack_escaped(&line));
-            }
-        }
-    }
-    if let Some(more) = alerts.len().checked_sub(NAMED).filter(|more| *more > 0) {
-        text += &format!("and {more} more: deadlight-scanner findings\n");
-    }
-    json!({ "text": format!("{text}seen from {vantage}") })
+    let heading = |title: &str| format!("*{}*", slack_escaped(title));
+    json!({ "text": message(vantage, alerts, heading, slack_escaped) })
 }
 
 /// Slack reads these three as its own.
