@@ -116,7 +116,8 @@ impl Episode {
 
     /// What sinks know it by: the same in all its alerts, and in no other's.
     pub fn key(&self, finding: &FindingId) -> String {
-        format!("deadlight-{finding}-{}", self.number)
+        // Numbers begin anew at another vantage point, which may go on with it.
+        format!("deadlight-{finding}-{}", self.began.as_microsecond())
     }
 }
 
@@ -236,8 +237,8 @@ mod tests {
     #[test]
     fn keys_differ_by_episode() {
         let id = finding("80/tcp", Open).id;
-        let episode = |number| Episode::new(number, at(0));
-        assert_eq!(episode(7).key(&id), format!("deadlight-{id}-7"));
-        assert_ne!(episode(7).key(&id), episode(8).key(&id));
+        let episode = |hours| Episode::new(7, at(hours));
+        assert_eq!(episode(1).key(&id), format!("deadlight-{id}-3600000000"));
+        assert_ne!(episode(1).key(&id), episode(2).key(&id));
     }
 }

@@ -120,7 +120,7 @@ async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
     let mut found = Vec::new();
     let past = Past(&database);
     let read = async {
-        let (last, unswept) = (past.last_sweep(&config.vantage).await?, past.unswept(now).await?);
+        let (last, unswept) = (past.last_sweep(&config.vantage, now).await?, past.unswept(now).await?);
         Ok::<_, DatabaseError>((database.load_all().await?, last, unswept, past.sinks(&config.vantage).await?))
     };
     match read.await {

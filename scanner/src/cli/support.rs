@@ -73,24 +73,30 @@ fn system() -> Value {
 
 fn configuration(path: &Path) -> Result<Table, Failure> {
     let mut table: Table = deadlight_shared::config::load(path)?;
-    table.iter_mut().for_each(|(_, value)| leave_secrets_out(value));
+    table.iter_mut().for_each(|(key, value)| leave_secrets_out(key, value));
     Ok(table)
 }
 
-/// Of each URL only where it leads: in the rest there can be a password or a token.
-fn leave_secrets_out(value: &mut toml::Value) {
+/// Of each URL only where it leads: in the rest there can be a password or a token, and so in what may be meant as one.
+fn leave_secrets_out(key: &str, value: &mut toml::Value) {
+    let is_secret =
+        ["password", "secret", "token", "key"].iter().any(|word| key.contains(word)) && !key.ends_with("_file");
     match value {
         toml::Value::String(text) => {
             let url = text.trim().parse::<Url>().ok().filter(Url::has_host);
             if let Some(url) = url {
                 let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
                 *text = format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default());
-            } else if text.contains("://") || text.contains('@') {
+            } else if is_secret
+                || key.contains("url") && !key.ends_with("_file") && !text.starts_with("sqlite:")
+                || text.contains("://")
+                || text.contains('@')
+            {
                 "left out".clone_into(text);
             }
         }
-        toml::Value::Array(values) => values.iter_mut().for_each(leave_secrets_out),
-        toml::Value::Table(table) => table.iter_mut().for_each(|(_, value)| leave_secrets_out(value)),
+        toml::Value::Array(values) => values.iter_mut().for_each(|value| leave_secrets_out(key, value)),
+        toml::Value::Table(table) => table.iter_mut().for_each(|(key, value)| leave_secrets_out(key, value)),
         _ => {}
     }
 }
@@ -99,7 +105,7 @@ async fn memory(config: &Config, now: Timestamp) -> Result<Value, Failure> {
     let database = Database::open_existing(&config.store, &config.vantage).await?;
     let past = Past(&database);
     let state = database.load_all().await?;
-    let (last, unswept) = (past.last_sweep(&config.vantage).await?, past.unswept(now).await?);
+    let (last, unswept) = (past.last_sweep(&config.vantage, now).await?, past.unswept(now).await?);
     let mut events = past.events(now.checked_sub(jiff::SignedDuration::from_hours(24 * DAYS))?, now).await?;
     events.drain(..events.len().saturating_sub(EVENTS));
     let events: Vec<Value> =
@@ -123,18 +129,23 @@ mod tests {
 
     #[test]
     fn of_a_url_only_the_host_is_left() {
-        for (text, wanted) in [
-            ("https://hooks.example.net/services/T0/B0/s3cret", "https://hooks.example.net"),
-            ("https://user:s3cret@[2001:db8::1]:8443/x?y=s3cret#s3cret", "https://[2001:db8::1]:8443"),
-            ("smtps://me:s3cret@mail.example.net", "smtps://mail.example.net"),
-            ("postgres:///deadlight?host=/run&password=s3cret", "left out"),
-            ("postgres://me:s3cret@db/deadlight", "postgres://db"),
-            (" https://[s3cret", "left out"),
-            ("sqlite:deadlight.db", "sqlite:deadlight.db"),
-            ("1-65535", "1-65535"),
+        for (key, text, wanted) in [
+            ("url", "hooks.example.net/services/T0/B0/s3cret", "left out"),
+            ("url", "postgres:user=x password=s3cret", "left out"),
+            ("password", "s3cret", "left out"),
+            ("tokens", "s3cret", "left out"),
+            ("token_file", "web.token", "web.token"),
+            ("url", "https://hooks.example.net/services/T0/B0/s3cret", "https://hooks.example.net"),
+            ("url", "https://user:s3cret@[2001:db8::1]:8443/x?y=s3cret#s3cret", "https://[2001:db8::1]:8443"),
+            ("url", "smtps://me:s3cret@mail.example.net", "smtps://mail.example.net"),
+            ("url", "postgres:///deadlight?host=/run&password=s3cret", "left out"),
+            ("url", "postgres://me:s3cret@db/deadlight", "postgres://db"),
+            ("url", " https://[s3cret", "left out"),
+            ("url", "sqlite:deadlight.db", "sqlite:deadlight.db"),
+            ("tcp", "1-65535", "1-65535"),
         ] {
             let mut value = toml::Value::Array(vec![toml::Value::String(text.to_owned())]);
-            leave_secrets_out(&mut value);
+            leave_secrets_out(key, &mut value);
             assert_eq!(value[0].as_str(), Some(wanted));
         }
     }

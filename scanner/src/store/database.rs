@@ -282,6 +282,11 @@ impl Database {
         within(LONGEST, rows::untold(&self.pool, &self.vantage, sink)).await.map_err(|source| self.unread(source))
     }
 
+    /// Our alerts after that of number `last`.
+    pub async fn alerts_after(&self, last: u64) -> Result<Vec<Alert>, DatabaseError> {
+        within(LONGEST, rows::alerts_after(&self.pool, &self.vantage, last)).await.map_err(|source| self.unread(source))
+    }
+
     /// There are no other sinks than these: how far others had come is forgotten.
     pub async fn keep_sinks(&self, sinks: &[&str]) -> Result<(), DatabaseError> {
         within(PATIENCE, rows::keep_sinks(&self.pool, &self.vantage, sinks))

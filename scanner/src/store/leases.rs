@@ -18,6 +18,8 @@ use crate::lease::{Lease, Share, share};
 
 /// Microseconds since 1970, by the server's clock.
 pub(super) const NOW: &str = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT";
+/// In the order in which everybody locks them, so that nobody waits for each other.
+const OURS: &str = "SELECT node FROM lease WHERE holder = $1 ORDER BY node FOR UPDATE";
 /// A scanner that is gone in the middle of it keeps nobody waiting for longer.
 pub(super) const NO_STANDSTILL: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
@@ -28,8 +30,10 @@ pub struct Part {
     pub nodes: BTreeSet<Name>,
     /// The other scanners that share them, or did.
     pub peers: Vec<Name>,
-    /// Alerts that the scanner that had some of them before did not bring to everybody, numbered as ours.
-    pub owed: Vec<Alert>,
+    /// Nodes that others look after, or may.
+    pub elsewhere: BTreeSet<Name>,
+    /// Whether some of ours were not ours before.
+    pub is_new: bool,
 }
 
 impl Database {
@@ -52,7 +56,7 @@ impl Database {
         }
         let keep = async {
             self.alive(lease).execute(self.pool()).await?;
-            let keep = format!("UPDATE lease SET until = {NOW} + $2 WHERE holder = $1 AND until > {NOW}");
+            let keep = format!("UPDATE lease SET until = {NOW} + $2 WHERE until > {NOW} AND node IN ({OURS})");
             query(AssertSqlSafe(keep))
                 .bind(self.vantage().to_string())
                 .bind(microseconds(lease))
@@ -71,7 +75,7 @@ impl Database {
             let vantage = self.vantage().to_string();
             let end = format!("UPDATE scanner SET alive = {NOW} WHERE vantage = $1");
             query(AssertSqlSafe(end)).bind(&vantage).execute(self.pool()).await?;
-            let give = format!("UPDATE lease SET holder = NULL, until = {NOW}, wanted = NULL WHERE holder = $1");
+            let give = format!("UPDATE lease SET holder = NULL, until = {NOW}, wanted = NULL WHERE node IN ({OURS})");
             query(AssertSqlSafe(give)).bind(&vantage).execute(self.pool()).await
         };
         within(PATIENCE, give).await.map(drop).map_err(|source| self.unwritten(source))
@@ -108,9 +112,9 @@ impl Database {
         // They stand in our configuration no more, and may in another's.
         give.extend(others.iter().filter(is_ours).map(|lease| lease.node.clone()));
         let ours: BTreeSet<&Name> = leases.iter().filter(is_ours).map(|lease| &lease.node).collect();
-        let mut owed = Vec::new();
-        for node in hold.iter().filter(|node| !ours.contains(node)) {
-            owed.extend(take(&mut transaction, vantage, node, lease).await?);
+        let taken: Vec<&Name> = hold.iter().filter(|node| !ours.contains(node)).collect();
+        for node in &taken {
+            take(&mut transaction, vantage, node, lease).await?;
         }
         for node in &give {
             let give = format!("UPDATE lease SET holder = NULL, until = {NOW} WHERE node = $1");
@@ -120,6 +124,17 @@ impl Database {
             let want = query("UPDATE lease SET wanted = $2 WHERE node = $1");
             want.bind(node.to_string()).bind(vantage.to_string()).execute(&mut *transaction).await?;
         }
+        let nodes: BTreeSet<Name> = hold.iter().cloned().collect();
+        let mut elsewhere: BTreeSet<Name> = leases.iter().map(|lease| lease.node.clone()).collect();
+        for Lease { node, holder, left, .. } in &others {
+            if holder.is_some() || *left >= -patience {
+                elsewhere.insert(node.clone());
+                continue;
+            }
+            // It stands in nobody's configuration: whoever knows of it may say so.
+            query("DELETE FROM lease WHERE node = $1").bind(node.to_string()).execute(&mut *transaction).await?;
+        }
+        elsewhere.retain(|node| !nodes.contains(node));
         let peers = query(
             "SELECT vantage FROM scanner WHERE vantage <> $1 AND alive IS NOT NULL ORDER BY alive DESC, vantage LIMIT $2",
         );
@@ -127,7 +142,7 @@ impl Database {
         let peers = peers.fetch_all(&mut *transaction).await?;
         let peers = peers.iter().map(|row| rows::parsed(row, "vantage")).collect::<Result<_, _>>()?;
         transaction.commit().await?;
-        Ok(Part { nodes: hold.into_iter().collect(), peers, owed })
+        Ok(Part { is_new: !taken.is_empty(), nodes, elsewhere, peers })
     }
 
     fn alive(&self, lease: Duration) -> Query<'static, Any, AnyArguments> {
@@ -139,13 +154,13 @@ impl Database {
     }
 }
 
-/// Looks after `node` from now on, and remembers what its last holder did; the alerts that it owed.
+/// Looks after `node` from now on, remembers what its last holder did, and owes the alerts that it owed.
 async fn take(
     transaction: &mut Transaction<'_, Any>,
     vantage: &Name,
     node: &Name,
     lease: Duration,
-) -> Result<Vec<Alert>, Error> {
+) -> Result<(), Error> {
     let (ours, node) = (vantage.to_string(), node.to_string());
     let row = query("SELECT memory FROM lease WHERE node = $1").bind(&node).fetch_one(&mut **transaction).await?;
     let memory: String = row.try_get("memory")?;
@@ -154,7 +169,7 @@ async fn take(
     );
     query(AssertSqlSafe(hold)).bind(&node).bind(&ours).bind(microseconds(lease)).execute(&mut **transaction).await?;
     if memory == ours {
-        return Ok(Vec::new());
+        return Ok(());
     }
     for statement in [
         // What we knew of it is older.
@@ -166,6 +181,10 @@ async fn take(
         query(statement).bind(&ours).bind(&node).execute(&mut **transaction).await?;
     }
     for statement in [
+        // The address may have stood at another node.
+        "DELETE FROM seen WHERE vantage = $1 AND EXISTS (SELECT 1 FROM seen AS theirs \
+         WHERE theirs.vantage = $3 AND theirs.node = $2 AND theirs.address = seen.address \
+         AND theirs.protocol = seen.protocol AND theirs.port = seen.port)",
         "UPDATE episode SET vantage = $1 WHERE vantage = $3 AND finding IN \
          (SELECT id FROM finding WHERE vantage = $3 AND node = $2)",
         "UPDATE finding SET vantage = $1 WHERE vantage = $3 AND node = $2",
@@ -177,32 +196,29 @@ async fn take(
     owed(transaction, vantage, &node, &memory).await
 }
 
-/// What `memory` did not bring to everybody of `node`, as alerts of `vantage`. If it comes back and tells them too, they
-/// carry the same keys.
-async fn owed(
-    transaction: &mut Transaction<'_, Any>,
-    vantage: &Name,
-    node: &str,
-    memory: &str,
-) -> Result<Vec<Alert>, Error> {
-    let bodies = query(
-        "SELECT body FROM alert WHERE vantage = $1 AND finding IN (SELECT id FROM finding WHERE node = $2) \
-         AND number > (SELECT MIN(told) FROM sink WHERE vantage = $1) ORDER BY number",
+/// What `memory`, whose scanner has ended, did not bring to everybody of `node` becomes alerts of `vantage`, and is not told by
+/// `memory` any more when it comes back. One that lives brings them itself.
+async fn owed(transaction: &mut Transaction<'_, Any>, vantage: &Name, node: &str, memory: &str) -> Result<(), Error> {
+    let bodies = format!(
+        "UPDATE alert SET heir = $3 WHERE vantage = $1 AND heir IS NULL \
+         AND finding IN (SELECT id FROM finding WHERE node = $2) \
+         AND number > (SELECT MIN(told) FROM sink WHERE vantage = $1) \
+         AND NOT EXISTS (SELECT 1 FROM scanner WHERE vantage = $1 AND alive > {NOW}) RETURNING body"
     );
-    let bodies = bodies.bind(memory).bind(node).fetch_all(&mut **transaction).await?;
+    let bodies = query(AssertSqlSafe(bodies)).bind(memory).bind(node).bind(vantage.to_string());
+    let bodies = bodies.fetch_all(&mut **transaction).await?;
     let last = query(
         "SELECT GREATEST((SELECT COALESCE(MAX(number), 0) FROM alert WHERE vantage = $1), \
          (SELECT COALESCE(MAX(told), 0) FROM sink WHERE vantage = $1)) AS number",
     );
     let mut number = rows::unsigned(&last.bind(vantage.to_string()).fetch_one(&mut **transaction).await?, "number")?;
-    let mut owed = Vec::new();
-    for row in &bodies {
+    let mut owed: Vec<Alert> = bodies.iter().map(|row| rows::from_json(row, "body")).collect::<Result<_, _>>()?;
+    owed.sort_by_key(|alert| alert.number);
+    for alert in owed {
         number += 1;
-        let alert = Alert { number, ..rows::from_json(row, "body")? };
-        rows::told(vantage, &alert)?.execute(&mut **transaction).await?;
-        owed.push(alert);
+        rows::told(vantage, &Alert { number, ..alert })?.execute(&mut **transaction).await?;
     }
-    Ok(owed)
+    Ok(())
 }
 
 /// All of them, which nobody else changes until the end of the transaction.

@@ -60,13 +60,13 @@ pub struct Past<'a>(pub &'a Database);
 impl Past<'_> {
     /// The last sweep whose round came to its end: of `vantage`, or where several share the nodes, of the one whose last sweep
     /// says least: it did not see everything, or is the oldest.
-    pub async fn last_sweep(&self, vantage: &Name) -> Result<Option<Swept>, DatabaseError> {
+    pub async fn last_sweep(&self, vantage: &Name, now: Timestamp) -> Result<Option<Swept>, DatabaseError> {
         let last = query(
             "SELECT counts FROM sweep WHERE started = \
              (SELECT MAX(started) FROM sweep AS latest WHERE latest.vantage = sweep.vantage) \
-             AND (vantage IN (SELECT holder FROM lease) OR vantage = $1 AND NOT EXISTS (SELECT 1 FROM lease))",
+             AND (vantage IN (SELECT holder FROM lease WHERE until > $2) OR vantage = $1 AND NOT EXISTS (SELECT 1 FROM lease))",
         );
-        let last: Vec<Swept> = self.all(last.bind(vantage.to_string()), rows::swept).await?;
+        let last: Vec<Swept> = self.all(last.bind(vantage.to_string()).bind(now.as_microsecond()), rows::swept).await?;
         Ok(last.into_iter().min_by_key(|swept| (swept.is_complete(), swept.finished)))
     }
 
@@ -103,7 +103,8 @@ impl Past<'_> {
     /// The places that alerts of `vantage` go to.
     pub async fn sinks(&self, vantage: &Name) -> Result<Vec<SinkState>, DatabaseError> {
         let sinks = query(
-            "SELECT name, trouble, (SELECT COUNT(*) FROM alert WHERE alert.vantage = sink.vantage AND number > told) \
+            "SELECT name, trouble, (SELECT COUNT(*) FROM alert \
+             WHERE alert.vantage = sink.vantage AND number > told AND heir IS NULL) \
              AS waiting FROM sink WHERE vantage = $1 ORDER BY name",
         );
         self.all(sinks.bind(vantage.to_string()), sink).await
@@ -129,7 +130,8 @@ impl Past<'_> {
         let events = query(
             "SELECT finding.id, node, address, protocol, port, finding.status AS now, first_seen, service, \
              at, event.vantage, event.status, why FROM event \
-             JOIN finding ON finding.id = event.finding AND finding.vantage = event.vantage \
+             JOIN finding ON finding.id = event.finding AND finding.vantage = \
+             COALESCE((SELECT memory FROM lease WHERE lease.node = finding.node), event.vantage) \
              WHERE at >= $1 AND at <= $2 ORDER BY at, node, address, protocol, port",
         );
         let events = events.bind(from.as_microsecond()).bind(to.as_microsecond());

@@ -288,6 +288,12 @@ impl State {
 }
 
 impl Swept {
+    /// One at `now` in which there was nothing to do.
+    pub fn nothing(now: Timestamp) -> Self {
+        let (tally, ending) = (Tally::default(), Ending::default());
+        Self { started: now, finished: now, interrupted: false, milliseconds: 0, tally, ending }
+    }
+
     /// Whether everything was seen. What became of it since, findings say.
     pub fn is_complete(&self) -> bool {
         !self.interrupted && self.ending.saw_everything()

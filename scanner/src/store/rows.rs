@@ -257,9 +257,16 @@ pub(super) async fn untold(pool: &AnyPool, vantage: &Name, sink: &str) -> Result
     .await?;
     let untold = query(
         "SELECT body FROM alert JOIN sink ON sink.vantage = alert.vantage AND number > told \
-         WHERE alert.vantage = $1 AND name = $2 ORDER BY number",
+         WHERE alert.vantage = $1 AND name = $2 AND heir IS NULL ORDER BY number",
     );
     untold.bind(&vantage).bind(sink).fetch_all(pool).await?.iter().map(|row| from_json(row, "body")).collect()
+}
+
+/// The alerts after that of `number`.
+pub(super) async fn alerts_after(pool: &AnyPool, vantage: &Name, last: u64) -> Result<Vec<Alert>, Error> {
+    let alerts = query("SELECT body FROM alert WHERE vantage = $1 AND number > $2 AND heir IS NULL ORDER BY number");
+    let alerts = alerts.bind(vantage.to_string()).bind(number(last)).fetch_all(pool).await?;
+    alerts.iter().map(|row| from_json(row, "body")).collect()
 }
 
 /// Forgets how far other sinks than `sinks` had come.

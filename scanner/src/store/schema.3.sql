@@ -10,6 +10,9 @@ CREATE TABLE lease (
 -- Until when its scanner is taken to live.
 ALTER TABLE scanner ADD COLUMN alive BIGINT;
 
+-- The vantage point that tells it instead, where its scanner has died.
+ALTER TABLE alert ADD COLUMN heir TEXT;
+
 -- Ports that a second vantage point shall look at, before they count as closed.
 CREATE TABLE look (
     asker TEXT NOT NULL,

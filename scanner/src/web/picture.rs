@@ -41,7 +41,7 @@ impl Picture {
             now,
             today: today(now),
             state,
-            last: past.last_sweep(&site.vantage).await?,
+            last: past.last_sweep(&site.vantage, now).await?,
             unswept: past.unswept(now).await?,
             silences: past.silences(now).await?,
             sinks: past.sinks(&site.vantage).await?,

@@ -101,7 +101,7 @@ mod tests {
         let [begins, stays, ends] = [(1, Kind::Exposed), (2, Kind::Reminder), (3, Kind::Resolved)]
             .map(|(number, kind)| written(&[alert(number, kind)]));
         let thread = header(&begins, "Message-ID").unwrap();
-        assert!(thread.starts_with("<deadlight-") && thread.ends_with("-1.0.office-a@example.net>"), "{thread}");
+        assert!(thread.starts_with("<deadlight-") && thread.ends_with("-0.0.office-a@example.net>"), "{thread}");
         assert_eq!(header(&begins, "References"), None);
         for later in [&stays, &ends] {
             assert_eq!((header(later, "References"), header(later, "In-Reply-To")), (Some(thread), Some(thread)));

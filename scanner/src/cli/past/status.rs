@@ -33,7 +33,7 @@ pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let mut state = database.load_all().await.map_err(hinted)?;
     state.contacts.retain(|name, _| config.has_agent(name));
     let (past, now) = (Past(&database), Timestamp::now());
-    let last = past.last_sweep(&config.vantage).await.map_err(hinted)?;
+    let last = past.last_sweep(&config.vantage, now).await.map_err(hinted)?;
     let unswept = past.unswept(now).await.map_err(hinted)?;
     let status = Status::new(&state, last, unswept, &config, now);
     match arguments.output {

@@ -26,7 +26,7 @@ use crate::probe::Payloads;
 use crate::pull::Hub;
 use crate::round::{Ending, Scope};
 use crate::schedule::Schedule;
-use crate::store::{Database, Past, Record, Store};
+use crate::store::{Database, Past, Record, Store, Swept};
 use crate::upkeep;
 use crate::web::Page;
 
@@ -50,6 +50,10 @@ pub(super) struct Scanner {
     pub(super) database: Arc<Database>,
     /// The nodes that are ours, where others look after the rest.
     pub(super) part: Option<BTreeSet<Name>>,
+    /// Nodes that others look after.
+    pub(super) elsewhere: BTreeSet<Name>,
+    /// Whether the database may know another part to be ours.
+    pub(super) is_unsure: bool,
     /// Whoever has the rest, or had ours before.
     pub(super) peers: Vec<Name>,
     pub(super) courier: Courier,
@@ -79,6 +83,8 @@ impl Scanner {
         let shown = watch::Sender::new(Arc::new(config.clone()));
         Ok(Self {
             part: database.is_shared().then(BTreeSet::new),
+            elsewhere: BTreeSet::new(),
+            is_unsure: false,
             peers: Vec::new(),
             config,
             hub,
@@ -210,6 +216,10 @@ impl Scanner {
     async fn scheduled(&mut self, scope: Scope) -> bool {
         self.share().await;
         if self.ours().nodes.is_empty() {
+            if scope == Scope::Full {
+                self.grant().await;
+                self.beat = Some(Beat::of(self.config.vantage.to_string(), &Swept::nothing(Timestamp::now())));
+            }
             return true;
         }
         if scope == Scope::Full {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use deadlight_shared::hint;
+use deadlight_shared::{Name, hint};
 
 use super::daemon::{Scanner, ticks};
 use super::round::save;
 use crate::config::Config;
-use crate::store::{Database, Part};
+use crate::store::{Database, DatabaseError, Part};
 
 /// A lease is written for so much less than what is promised: whoever takes over has to notice first that it has ended.
 const PROMISED: f64 = 2.0 / 3.0;
@@ -26,7 +26,9 @@ impl Scanner {
             return false;
         }
         let names = self.config.names();
-        let Part { nodes, peers, owed } = match self.database.share(&names, written(self.config.lease)).await {
+        let shared = self.database.share(&names, written(self.config.lease)).await;
+        let was_unsure = std::mem::replace(&mut self.is_unsure, shared.is_err());
+        let Part { nodes, elsewhere, is_new, peers } = match shared {
             Ok(part) => part,
             Err(error) => {
                 tracing::warn!("which nodes are ours is not known: {}", hint::line(&error));
@@ -34,23 +36,31 @@ impl Scanner {
             }
         };
         self.peers = peers;
-        if nodes == *before {
+        let is_same = nodes == *before && elsewhere == self.elsewhere;
+        if is_same && !is_new && !was_unsure {
             return false;
         }
-        tracing::info!(nodes = nodes.len(), of = names.len(), "this is our part of the nodes");
-        self.courier.take(&owed);
-        match self.database.load().await {
-            Ok(mut state) => {
-                state.leave(|node| names.contains(node) && !nodes.contains(node));
-                self.store.go_on(state);
-                self.part = Some(nodes);
+        match self.remember(&elsewhere).await {
+            Ok(()) => {
+                tracing::info!(nodes = nodes.len(), of = names.len(), "this is our part of the nodes");
+                (self.part, self.elsewhere) = (Some(nodes), elsewhere);
             }
             Err(error) => {
                 tracing::warn!("what is known of our nodes is asked again: {}", hint::line(&error));
-                self.part = Some(BTreeSet::new());
+                (self.part, self.is_unsure) = (Some(BTreeSet::new()), true);
             }
         }
-        true
+        !is_same || is_new
+    }
+
+    /// Takes over what is known of our nodes, and the alerts that we owe since they are ours.
+    async fn remember(&mut self, elsewhere: &BTreeSet<Name>) -> Result<(), DatabaseError> {
+        let mut state = self.database.load().await?;
+        let owed = self.database.alerts_after(self.store.state().alerts).await?;
+        state.leave(|node| elsewhere.contains(node));
+        self.store.go_on(state);
+        self.courier.take(&owed);
+        Ok(())
     }
 
     /// The configuration of our part alone.
