@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+mod alerts;
 mod apply;
 mod audit;
 mod datapath;
@@ -36,6 +37,10 @@ fn main() -> Result<()> {
     }
     if words.iter().any(|word| word == "audit") {
         return audit::measure();
+    }
+    if words.iter().any(|word| word == "alerts") {
+        println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
+        return alerts::measure();
     }
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     let cases: [(&str, Measure); 7] = [

@@ -27,7 +27,8 @@ impl Courier {
         database.keep_sinks(&names).await?;
         let mut courier = Self { ways: Vec::new(), tasks: JoinSet::new() };
         for sink in sinks {
-            let queue = Queue::new(database.untold(&sink.name).await?, sink.kind().between());
+            let untold = database.untold(&sink.name).await?;
+            let queue = Queue::new(untold, database.offered(&sink.name).await?, sink.kind().between());
             let (way, alerts) = mpsc::unbounded_channel();
             courier.ways.push(way);
             courier.tasks.spawn(carry(sink, queue, alerts, Arc::clone(database)));
@@ -78,6 +79,11 @@ async fn carry(sink: Sink, mut queue: Queue, mut alerts: mpsc::UnboundedReceiver
 
 async fn send(sink: &Sink, queue: &mut Queue, database: &Database) {
     let message = queue.message(sink.most());
+    // Whoever is killed now sends the same message again, with the same key, and nothing that comes meanwhile.
+    let last = message.last().map_or(0, |alert| alert.number);
+    if let Err(error) = database.offer(&sink.name, last).await {
+        tracing::warn!(sink = sink.name, "after a restart some alerts may come twice: {}", causes(&error));
+    }
     let result = sink.send(&message, Timestamp::now()).await;
     let sent = result.as_ref().map_or_else(|error| sink.sent(error), |()| Sent::Accepted);
     let trouble = result.err().map(|error| causes(&error));

@@ -39,9 +39,11 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// What was left over from before, for a sink that has `between` its messages.
-    pub fn new(left: Vec<Alert>, between: SignedDuration) -> Self {
-        Self { waiting: left.into(), rests_until: None, failures: 0, between, undecided: 0, limit: usize::MAX }
+    /// What was left over from before, for a sink that has `between` its messages. The latest message, up to the alert of
+    /// number `offered`, may have arrived: what is left of it comes again by itself, with nothing that came later.
+    pub fn new(left: Vec<Alert>, offered: u64, between: SignedDuration) -> Self {
+        let undecided = left.iter().take_while(|alert| alert.number <= offered).count();
+        Self { waiting: left.into(), rests_until: None, failures: 0, between, undecided, limit: usize::MAX }
     }
 
     /// More to tell.
@@ -137,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_first_alert_goes_at_once_and_what_follows_goes_together() {
-        let mut queue = Queue::new(Vec::new(), BETWEEN);
+        let mut queue = Queue::new(Vec::new(), 0, BETWEEN);
         assert_eq!(queue.due(at(0)), None);
         queue.push([alert(1, Kind::Exposed)]);
         assert_eq!(queue.due(at(5)), Some(at(5)));
@@ -155,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_sink_that_fails_loses_nothing_and_is_asked_more_and_more_rarely() {
-        let mut queue = Queue::new(vec![alert(1, Kind::Exposed), alert(2, Kind::Contradicted)], BETWEEN);
+        let mut queue = Queue::new(vec![alert(1, Kind::Exposed), alert(2, Kind::Contradicted)], 0, BETWEEN);
         let mut now = at(0);
         assert_eq!(queue.message(9).len(), 2);
         for pause in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
@@ -174,9 +176,26 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_may_have_arrived_comes_again_as_it_was_also_after_a_restart() {
+        let left = || (3..=9).map(|number| alert(number, Kind::Exposed)).collect::<Vec<_>>();
+        let numbers = |queue: &mut Queue| queue.message(500).iter().map(|alert| alert.number).collect::<Vec<_>>();
+        let mut queue = Queue::new(left(), 5, BETWEEN);
+        assert_eq!(numbers(&mut queue), [3, 4, 5]);
+        assert_eq!(queue.sent(Sent::Accepted, at(0), 0.5), Some(5));
+        assert_eq!(numbers(&mut queue), [6, 7, 8, 9]);
+        for offered in [0, 2] {
+            assert_eq!(
+                numbers(&mut Queue::new(left(), offered, BETWEEN)).len(),
+                7,
+                "it was told of all up to {offered}"
+            );
+        }
+    }
+
+    #[test]
     fn pauses_differ_by_chance_and_by_what_the_sink_asks_for() {
         let after = |sent, chance| {
-            let mut queue = Queue::new(vec![alert(1, Kind::Exposed)], BETWEEN);
+            let mut queue = Queue::new(vec![alert(1, Kind::Exposed)], 0, BETWEEN);
             queue.message(1);
             queue.sent(sent, at(0), chance);
             queue.due(at(0)).unwrap().as_millisecond()
@@ -189,7 +208,7 @@ mod tests {
     #[test]
     fn one_alert_that_is_refused_takes_no_other_with_it() {
         const BAD: u64 = 300;
-        let mut queue = Queue::new((1..=500).map(|number| alert(number, Kind::Exposed)).collect(), BETWEEN);
+        let mut queue = Queue::new((1..=500).map(|number| alert(number, Kind::Exposed)).collect(), 0, BETWEEN);
         let (mut accepted, mut messages) = (Vec::new(), 0);
         while !queue.is_empty() {
             messages += 1;

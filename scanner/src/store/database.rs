@@ -26,7 +26,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
 /// The version of the tables that we know.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 /// How SQLite and PostgreSQL say that a table is not there.
 const NO_TABLE: [&str; 2] = ["1", "42P01"];
 
@@ -294,6 +294,18 @@ impl Database {
             .map_err(|source| self.unwritten(source))
     }
 
+    /// Remembers, before it is sent, that the message to `sink` ends with the alert of number `last`.
+    pub async fn offer(&self, sink: &str, last: u64) -> Result<(), DatabaseError> {
+        within(PATIENCE, rows::offer(&self.pool, &self.vantage, sink, last))
+            .await
+            .map_err(|source| self.unwritten(source))
+    }
+
+    /// The last alert in the latest message to `sink`; 0 where there was none.
+    pub async fn offered(&self, sink: &str) -> Result<u64, DatabaseError> {
+        within(PATIENCE, rows::offered(&self.pool, &self.vantage, sink)).await.map_err(|source| self.unread(source))
+    }
+
     /// Remembers that `sink` was told everything up to the alert of number `told`, and what `trouble` it has.
     pub async fn tell(&self, sink: &str, told: u64, trouble: Option<&str>) -> Result<(), DatabaseError> {
         within(PATIENCE, rows::tell(&self.pool, &self.vantage, sink, told, trouble))
@@ -409,7 +421,8 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(vec![
         migration(1, include_str!("schema.1.sql")),
         migration(2, include_str!("schema.2.sql")),
-        migration(VERSION, include_str!("schema.3.sql")),
+        migration(3, include_str!("schema.3.sql")),
+        migration(VERSION, include_str!("schema.4.sql")),
     ])
 }
 

@@ -281,6 +281,19 @@ pub(super) async fn keep_sinks(pool: &AnyPool, vantage: &Name, sinks: &[&str]) -
     Ok(())
 }
 
+/// The message to `sink` that is on its way ends with the alert `last`.
+pub(super) async fn offer(pool: &AnyPool, vantage: &Name, sink: &str, last: u64) -> Result<(), Error> {
+    let offer = query("UPDATE sink SET offered = $1 WHERE vantage = $2 AND name = $3");
+    offer.bind(number(last)).bind(vantage.to_string()).bind(sink).execute(pool).await.map(drop)
+}
+
+pub(super) async fn offered(pool: &AnyPool, vantage: &Name, sink: &str) -> Result<u64, Error> {
+    let offered = query("SELECT offered FROM sink WHERE vantage = $1 AND name = $2 AND offered IS NOT NULL");
+    let row = offered.bind(vantage.to_string()).bind(sink).fetch_optional(pool).await?;
+    let last = row.map(|row| row.try_get::<i64, _>("offered")).transpose()?;
+    Ok(last.and_then(|last| u64::try_from(last).ok()).unwrap_or(0))
+}
+
 /// `sink` was told everything up to the alert `told`, or has `trouble`.
 pub(super) async fn tell(
     pool: &AnyPool,
