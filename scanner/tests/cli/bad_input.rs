@@ -195,7 +195,7 @@ fn a_full_disk_is_called_so_and_loses_nothing() {
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
     // As the disk of a database on which nobody works: a start needs some room beside it.
     command.arg(
-        "mount -t tmpfs -o size=400k none \"$2\" && \"$0\" run --once --config \"$1\" >/dev/null && \
+        "mount -t tmpfs -o size=1m none \"$2\" && \"$0\" run --once --config \"$1\" >/dev/null && \
          before=$(cksum <\"$2\"/deadlight.db) && cat /dev/zero 2>/dev/null >\"$2\"/fill; \
          \"$0\" run --once --config \"$1\"; status=$?; [ \"$before\" = \"$(cksum <\"$2\"/deadlight.db)\" ] || status=99; \
          rm \"$2\"/fill; \"$0\" status --config \"$1\" >/dev/null || status=98; exit $status",

@@ -94,8 +94,8 @@ fn a_full_disk_is_named_beside_the_database_that_it_keeps_shut() {
     let path = deployment.configure(&[1], "");
     let text = std::fs::read_to_string(&path).unwrap();
     // In namespaces of its own: the disk is as small as that, and nobody else sees it.
-    let script = "mount -t tmpfs -o size=600k tmpfs full && \"$0\" run --once --config \"$1\" >/dev/null; \
-                  head -c 1M /dev/zero >full/fill 2>/dev/null; \"$0\" doctor --config \"$1\"";
+    let script = "mount -t tmpfs -o size=1m tmpfs full && \"$0\" run --once --config \"$1\" >/dev/null; \
+                  head -c 2M /dev/zero >full/fill 2>/dev/null; \"$0\" doctor --config \"$1\"";
     std::fs::create_dir(deployment.path("full")).unwrap();
     deployment.write(&format!("{text}[store]\nurl = \"sqlite:full/deadlight.db\"\n"));
     let mut command = Command::new("unshare");
