@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use deadlight_scanner::{
     alert::{Manner, Sink, Words},
+    assess::first_seen,
     store::{State, Store, Why},
 };
 use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
@@ -53,17 +54,9 @@ fn alertmanager_shows_an_exposure_as_long_as_it_lasts() -> Result<()> {
 /// What a service says of itself is not to break it.
 fn finding() -> Finding {
     let (node, address, port) = (name("n1"), "2001:db8::1".parse().unwrap(), "2377/tcp".parse().unwrap());
-    let deadlight_shared::Port { protocol, number } = port;
-    Finding {
-        id: FindingId::of(&node, address, port),
-        node,
-        address,
-        port: number,
-        protocol,
-        status: FindingStatus::Open,
-        first_seen: Timestamp::now(),
-        service: Some("\"}]\u{0}{{ template }} \u{1b}[31m".to_owned()),
-    }
+    let service = Some("\"}]\u{0}{{ template }} \u{1b}[31m".to_owned());
+    let id = FindingId::of(&node, address, port);
+    Finding { service, ..first_seen(&id, node, address, port, Timestamp::now()) }
 }
 
 fn name(text: &str) -> Name {

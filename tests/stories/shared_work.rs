@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use deadlight_scanner::store::{Database, Location, Past, Store, Why};
+use deadlight_scanner::{
+    assess::first_seen,
+    store::{Database, Location, Past, Store, Why},
+};
 use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
 use deadlight_tests::{
     lab::plug,
@@ -52,7 +55,10 @@ fn whoever_takes_a_node_over_remembers_all_and_owes_its_alerts() -> Result<()> {
         let part = b.share(&nodes, LEASE).await?;
         ensure!(part.nodes.len() == 1, "{part:?}");
         let given = part.nodes.first().context("a node")?.clone();
-        ensure!(Past(&a).unswept(Timestamp::now()).await? == nodes, "nobody has swept anything");
+        ensure!(
+            Past(&a).coverage(&name("office-a"), Timestamp::now()).await?.unswept == nodes,
+            "nobody has swept anything"
+        );
 
         // A node that stands in its configuration no more is not kept from the others.
         let none = a.share(&BTreeSet::new(), LEASE).await?;
@@ -220,17 +226,7 @@ fn configured(directory: &Path, vantage: &str, url: &str) -> Result<PathBuf> {
 
 fn finding(node: &str) -> Finding {
     let (node, address, port) = (name(node), "192.0.2.1".parse().unwrap(), "8080/tcp".parse().unwrap());
-    let deadlight_shared::Port { protocol, number } = port;
-    Finding {
-        id: FindingId::of(&node, address, port),
-        node,
-        address,
-        port: number,
-        protocol,
-        status: FindingStatus::Open,
-        first_seen: Timestamp::now(),
-        service: None,
-    }
+    first_seen(&FindingId::of(&node, address, port), node, address, port, Timestamp::now())
 }
 
 fn name(text: &str) -> Name {

@@ -66,7 +66,7 @@ async fn what_is_written_is_read(location: Location) -> Result<()> {
     ensure!(told == ["192.0.2.1 100 open", "2001:db8::1 100 open", "192.0.2.1 200 resolved"], "{told:?}");
     let story = past.story(&finding("192.0.2.1", FindingStatus::Open).id).await?;
     ensure!(story.len() == 2 && story[1].why == Why::Proof { evidence: "silence".to_owned() }, "{story:?}");
-    let last = past.last_sweep(&ours, at(1_000)).await?.context("a sweep")?;
+    let last = past.coverage(&ours, at(1_000)).await?.last.context("a sweep")?;
     ensure!(last == swept(200), "{last:?}");
 
     let theirs = Database::open(&location, &name("office-b")).await?.load().await?;
@@ -127,9 +127,9 @@ async fn what_is_over_is_forgotten(location: Location) -> Result<()> {
     let events = Past(&database).events(at(0), at(1_000)).await?;
     let told: Vec<_> = events.iter().map(|(finding, event)| format!("{} {}", finding.address, event.status)).collect();
     ensure!(told == ["192.0.2.1 resolved"], "{told:?}");
-    ensure!(Past(&database).last_sweep(&name("office-a"), at(1_000)).await?.is_some());
+    ensure!(Past(&database).coverage(&name("office-a"), at(1_000)).await?.last.is_some());
     database.forget(at(250)).await?;
-    ensure!(Past(&database).last_sweep(&name("office-a"), at(1_000)).await?.is_none());
+    ensure!(Past(&database).coverage(&name("office-a"), at(1_000)).await?.last.is_none());
     Ok(())
 }
 

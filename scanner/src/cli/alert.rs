@@ -77,7 +77,9 @@ fn manner(sink: &SinkConfig, config: &Config) -> Result<Manner, Failure> {
         MannerConfig::Webhook { template: None } => Manner::Http(Words::Webhook(None)),
         MannerConfig::Webhook { template: Some(path) } => {
             let source = std::fs::read_to_string(path);
-            let source = source.map_err(|error| format!("failed to read {}: {error}", path.display()))?;
+            let source = source
+                .map_err(|error| format!("[[alert]] {}: failed to read {}: {error}", sink.name, path.display()))
+                .hint("template_file names a file with the JSON to send, relative to the configuration")?;
             let template = Template::new(source, &config.vantage, &test_alert(config, Timestamp::now()));
             Manner::Http(Words::Webhook(Some(
                 template.map_err(|error| format!("[[alert]] {}: {}: {}", sink.name, path.display(), causes(&error)))?,

@@ -120,13 +120,13 @@ async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
     let mut found = Vec::new();
     let past = Past(&database);
     let read = async {
-        let (last, unswept) = (past.last_sweep(&config.vantage, now).await?, past.unswept(now).await?);
-        Ok::<_, DatabaseError>((database.load_all().await?, last, unswept, past.sinks(&config.vantage).await?))
+        let coverage = past.coverage(&config.vantage, now).await?;
+        Ok::<_, DatabaseError>((database.load_all().await?, coverage, past.sinks(&config.vantage).await?))
     };
     match read.await {
-        Ok((state, last, unswept, sinks)) => {
+        Ok((state, coverage, sinks)) => {
             found.push(Found::well("database", format!("{}: {} findings", database.location(), state.findings.len())));
-            let status = Status::new(&state, last, unswept, config, now);
+            let status = Status::new(&state, coverage, config, now);
             found.push(match &status.sweep {
                 Some(LastSweep { late: false, complete: false, age, .. }) => Found::doubt(
                     "sweeps",
@@ -143,15 +143,8 @@ async fn memory(config: &Config, now: Timestamp) -> Vec<Found> {
                 ),
                 None => Found::doubt("sweeps", "there was none yet".to_owned(), "deadlight-scanner run"),
             });
-            if !status.unswept.is_empty() {
-                let unswept: Vec<_> = status.unswept.iter().map(ToString::to_string).collect();
-                let text = format!("not swept yet by whoever looks after it now: {}", unswept.join(", "));
-                found.push(Found::doubt(
-                    "sweeps",
-                    text,
-                    "deadlight-scanner run, at a vantage point whose configuration has them",
-                ));
-            }
+            let remedy = "deadlight-scanner run, at a vantage point whose configuration has them";
+            found.extend(status.doubt().map(|doubt| Found::doubt("sweeps", doubt, remedy)));
             found.extend(sinks.iter().map(|sink| match &sink.trouble {
                 None => Found::well(format!("alerts to {}", sink.name), format!("{} wait", sink.waiting)),
                 Some(trouble) => Found::wrong(

@@ -105,14 +105,14 @@ async fn memory(config: &Config, now: Timestamp) -> Result<Value, Failure> {
     let database = Database::open_existing(&config.store, &config.vantage).await?;
     let past = Past(&database);
     let state = database.load_all().await?;
-    let (last, unswept) = (past.last_sweep(&config.vantage, now).await?, past.unswept(now).await?);
+    let coverage = past.coverage(&config.vantage, now).await?;
     let mut events = past.events(now.checked_sub(jiff::SignedDuration::from_hours(24 * DAYS))?, now).await?;
     events.drain(..events.len().saturating_sub(EVENTS));
     let events: Vec<Value> =
         events.iter().map(|(finding, event)| json!({ "finding": finding.id, "event": event })).collect();
     let remembered = json!({
         "location": database.location().to_string(),
-        "status": Status::new(&state, last, unswept, config, now),
+        "status": Status::new(&state, coverage, config, now),
         "findings": state.findings,
         "sweeps": past.sweeps(&config.vantage, SWEEPS).await?,
         "sinks": past.sinks(&config.vantage).await?,

@@ -24,7 +24,7 @@ const OURS: &str = "SELECT node FROM lease WHERE holder = $1 ORDER BY node FOR U
 pub(super) const NO_STANDSTILL: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
 /// What a scanner looks after from now on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Part {
     /// The nodes.
     pub nodes: BTreeSet<Name>,
@@ -43,8 +43,7 @@ impl Database {
     }
 
     /// Says that this scanner lives, and takes its part of `nodes` for `lease`, with the memory of whoever had it before.
-    /// Everything must be written before; only where
-    /// it is shared.
+    /// Everything must be written before; only where it is shared.
     pub async fn share(&self, nodes: &BTreeSet<Name>, lease: Duration) -> Result<Part, DatabaseError> {
         within(LONGEST, self.shared(nodes, lease)).await.map_err(|source| self.unwritten(source))
     }
@@ -239,6 +238,6 @@ fn read(row: &AnyRow) -> Result<Lease, Error> {
     })
 }
 
-fn microseconds(duration: Duration) -> i64 {
+pub(super) fn microseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Error, query};
 use tokio::time::timeout;
 
 use super::database::{LONGEST, PATIENCE, within};
-use super::leases::{NO_STANDSTILL, NOW};
+use super::leases::{NO_STANDSTILL, NOW, microseconds};
 use super::{Database, DatabaseError, Target, rows};
 use crate::prove::Second;
 
@@ -70,14 +70,8 @@ impl Database {
                 let look = format!(
                     "INSERT INTO look (asker, address, protocol, port, node, asked) VALUES ($1, $2, $3, $4, $5, {NOW})"
                 );
-                query(AssertSqlSafe(look))
-                    .bind(&vantage)
-                    .bind(target.address.to_string())
-                    .bind(target.port.protocol.to_string())
-                    .bind(i64::from(target.port.number.get()))
-                    .bind(node.to_string())
-                    .execute(&mut *transaction)
-                    .await?;
+                let look = rows::bind_target(query(AssertSqlSafe(look)).bind(&vantage), target).bind(node.to_string());
+                look.execute(&mut *transaction).await?;
             }
             ring(&mut transaction).await?;
             let others = format!("SELECT COUNT(*) AS others FROM scanner WHERE vantage <> $1 AND alive > {NOW}");
@@ -109,21 +103,18 @@ impl Database {
             );
             let wanted = query(AssertSqlSafe(wanted))
                 .bind(&vantage)
-                .bind(i64::try_from(FRESH.as_micros()).unwrap_or(i64::MAX))
+                .bind(microseconds(FRESH))
                 .bind(AT_ONCE)
                 .fetch_all(&mut *transaction)
                 .await?;
             let mut looks = wanted.iter().map(look).collect::<Result<Vec<_>, _>>()?;
             looks.retain(|look| known.contains(&(&look.node, look.target.address)));
             for Look { asker, target, .. } in &looks {
-                query("UPDATE look SET taker = $1 WHERE asker = $2 AND address = $3 AND protocol = $4 AND port = $5")
-                    .bind(&vantage)
-                    .bind(asker.to_string())
-                    .bind(target.address.to_string())
-                    .bind(target.port.protocol.to_string())
-                    .bind(i64::from(target.port.number.get()))
-                    .execute(&mut *transaction)
-                    .await?;
+                let take = query(
+                    "UPDATE look SET taker = $1 WHERE asker = $2 AND address = $3 AND protocol = $4 AND port = $5",
+                );
+                let take = rows::bind_target(take.bind(&vantage).bind(asker.to_string()), target);
+                take.execute(&mut *transaction).await?;
             }
             transaction.commit().await?;
             Ok(looks)
@@ -136,18 +127,12 @@ impl Database {
         let answer = async {
             let mut transaction = self.pool().begin().await?;
             for (Look { asker, target, .. }, second) in seen {
-                query(
+                let answer = query(
                     "UPDATE look SET verdict = $1 \
                      WHERE asker = $2 AND address = $3 AND protocol = $4 AND port = $5 AND taker = $6",
-                )
-                .bind(rows::json(second)?)
-                .bind(asker.to_string())
-                .bind(target.address.to_string())
-                .bind(target.port.protocol.to_string())
-                .bind(i64::from(target.port.number.get()))
-                .bind(self.vantage().to_string())
-                .execute(&mut *transaction)
-                .await?;
+                );
+                let answer = rows::bind_target(answer.bind(rows::json(second)?).bind(asker.to_string()), target);
+                answer.bind(self.vantage().to_string()).execute(&mut *transaction).await?;
             }
             ring(&mut transaction).await?;
             transaction.commit().await

@@ -13,7 +13,7 @@ pub use database::{Database, DatabaseError};
 pub use leases::Part;
 pub use location::{Location, LocationError, is_near};
 pub use looks::{Bell, Look};
-pub use past::{Event, Past, Silence, SinkState};
+pub use past::{Coverage, Event, Past, Silence, SinkState};
 pub use record::{Contact, Record, Seen, State, Swept, Target, Warned, Why};
 
 use std::collections::BTreeMap;

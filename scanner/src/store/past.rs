@@ -53,30 +53,36 @@ pub struct SinkState {
     pub trouble: Option<String>,
 }
 
+/// How much is known of how things stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// The last sweep whose round came to its end; where several scanners share the nodes, the one that says least: it did not
+    /// see everything, or is the oldest.
+    pub last: Option<Swept>,
+    /// Nodes that nobody looks after, or that are not swept yet by who does so now; none where there is one scanner.
+    pub unswept: BTreeSet<Name>,
+}
+
 /// Reads what happened.
 #[derive(Debug)]
 pub struct Past<'a>(pub &'a Database);
 
 impl Past<'_> {
-    /// The last sweep whose round came to its end: of `vantage`, or where several share the nodes, of the one whose last sweep
-    /// says least: it did not see everything, or is the oldest.
-    pub async fn last_sweep(&self, vantage: &Name, now: Timestamp) -> Result<Option<Swept>, DatabaseError> {
+    /// How much is known at `now`, by `vantage` or by all who share the nodes with it.
+    pub async fn coverage(&self, vantage: &Name, now: Timestamp) -> Result<Coverage, DatabaseError> {
         let last = query(
             "SELECT counts FROM sweep WHERE started = \
              (SELECT MAX(started) FROM sweep AS latest WHERE latest.vantage = sweep.vantage) \
              AND (vantage IN (SELECT holder FROM lease WHERE until > $2) OR vantage = $1 AND NOT EXISTS (SELECT 1 FROM lease))",
         );
         let last: Vec<Swept> = self.all(last.bind(vantage.to_string()).bind(now.as_microsecond()), rows::swept).await?;
-        Ok(last.into_iter().min_by_key(|swept| (swept.is_complete(), swept.finished)))
-    }
-
-    /// Nodes that nobody looks after at `now`, or that are not swept yet by who does so now; none where there is one scanner.
-    pub async fn unswept(&self, now: Timestamp) -> Result<BTreeSet<Name>, DatabaseError> {
+        let last = last.into_iter().min_by_key(|swept| (swept.is_complete(), swept.finished));
         let unswept = query(
             "SELECT node FROM lease WHERE holder IS NULL OR until < $1 OR since > \
              COALESCE((SELECT MAX(started) FROM sweep WHERE sweep.vantage = lease.holder), 0)",
         );
-        self.all(unswept.bind(now.as_microsecond()), |row| rows::parsed(row, "node")).await
+        let unswept = self.all(unswept.bind(now.as_microsecond()), |row| rows::parsed(row, "node")).await?;
+        Ok(Coverage { last, unswept })
     }
 
     /// The last `most` full sweeps of `vantage`, the last one first.

@@ -31,16 +31,13 @@ pub(super) async fn write(
         .bind(number(mark.sequence)),
         Record::Seen { target, seen: Some(seen), at } => {
             change(transaction, vantage, target, Some(seen.state), *at).await?;
-            query(
+            let insert = query(
                 "INSERT INTO seen (vantage, address, protocol, port, node, state, evidence, service, since) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
                  ON CONFLICT (vantage, address, protocol, port) DO UPDATE SET node = excluded.node, \
                  state = excluded.state, evidence = excluded.evidence, service = excluded.service, since = excluded.since",
-            )
-            .bind(vantage.to_string())
-            .bind(target.address.to_string())
-            .bind(target.port.protocol.to_string())
-            .bind(i64::from(target.port.number.get()))
+            );
+            bind_target(insert.bind(vantage.to_string()), target)
             .bind(seen.node.to_string())
             .bind(seen.state.as_str())
             .bind(stored(&seen.evidence))
@@ -49,11 +46,8 @@ pub(super) async fn write(
         }
         Record::Seen { target, seen: None, at } => {
             change(transaction, vantage, target, None, *at).await?;
-            query("DELETE FROM seen WHERE vantage = $1 AND address = $2 AND protocol = $3 AND port = $4")
-                .bind(vantage.to_string())
-                .bind(target.address.to_string())
-                .bind(target.port.protocol.to_string())
-                .bind(i64::from(target.port.number.get()))
+            let delete = query("DELETE FROM seen WHERE vantage = $1 AND address = $2 AND protocol = $3 AND port = $4");
+            bind_target(delete.bind(vantage.to_string()), target)
         }
         Record::Finding { finding, at, why } => {
             if let Some(why) = why {
@@ -127,6 +121,14 @@ pub(super) async fn write(
     Ok(rows > 0 || !matches!(record, Record::Mark(_)))
 }
 
+/// Adds address, protocol and port, as their columns have them.
+pub(super) fn bind_target<'a>(query: Query<'a, Any, AnyArguments>, target: &Target) -> Query<'a, Any, AnyArguments> {
+    query
+        .bind(target.address.to_string())
+        .bind(target.port.protocol.to_string())
+        .bind(i64::from(target.port.number.get()))
+}
+
 /// What makes the row of `alert`.
 pub(super) fn told(vantage: &Name, alert: &Alert) -> Result<Query<'static, Any, AnyArguments>, Error> {
     let row = query(
@@ -152,12 +154,7 @@ async fn change(
         "INSERT INTO change (vantage, at, address, protocol, port, state) VALUES ($1, $2, $3, $4, $5, $6) \
          ON CONFLICT (vantage, at, address, protocol, port) DO NOTHING",
     );
-    let change = change
-        .bind(vantage.to_string())
-        .bind(at.as_microsecond())
-        .bind(target.address.to_string())
-        .bind(target.port.protocol.to_string())
-        .bind(i64::from(target.port.number.get()))
+    let change = bind_target(change.bind(vantage.to_string()).bind(at.as_microsecond()), target)
         .bind(state.map(PortState::as_str));
     change.execute(&mut **transaction).await.map(drop)
 }

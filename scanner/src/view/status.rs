@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp, Unit};
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::store::{Contact, State, Swept};
+use crate::store::{Contact, Coverage, State, Swept};
 
 /// The schema that a [`Status`] is written in.
 const SCHEMA: &str = "deadlight.status/v1";
@@ -59,14 +59,9 @@ pub enum Verdict {
 }
 
 impl Status {
-    /// Sums up `state` after the full sweep `last`, where nodes are `unswept`.
-    pub fn new(
-        state: &State,
-        last: Option<Swept>,
-        mut unswept: BTreeSet<Name>,
-        config: &Config,
-        now: Timestamp,
-    ) -> Self {
+    /// Sums up `state`, as far as `coverage` says that it is known.
+    pub fn new(state: &State, coverage: Coverage, config: &Config, now: Timestamp) -> Self {
+        let Coverage { last, mut unswept } = coverage;
         let known = config.names();
         unswept.retain(|node| known.contains(node));
         let count = |is: fn(FindingStatus) -> bool| state.findings.iter().filter(|finding| is(finding.status)).count();
@@ -97,6 +92,12 @@ impl Status {
             (0, _) => Verdict::Unsure,
             _ => Verdict::Exposed,
         }
+    }
+
+    /// Which nodes nobody vouches for, in words; none where all are swept.
+    pub fn doubt(&self) -> Option<String> {
+        let unswept: Vec<&str> = self.unswept.iter().map(Name::as_str).collect();
+        (!unswept.is_empty()).then(|| format!("not swept yet by whoever looks after it now: {}", unswept.join(", ")))
     }
 
     /// The answer in one sentence.
@@ -136,14 +137,16 @@ mod tests {
         let (node, address, port) = ("n1".parse().unwrap(), "192.0.2.1".parse().unwrap(), "80/tcp".parse().unwrap());
         let first = first_seen(&FindingId::of(&node, address, port), node, address, port, at(0));
         let findings = statuses.iter().map(|status| Finding { status: *status, ..first.clone() }).collect();
-        Status::new(&State { findings, ..State::default() }, last, BTreeSet::new(), &config(), now).verdict()
+        let coverage = Coverage { last, ..Coverage::default() };
+        Status::new(&State { findings, ..State::default() }, coverage, &config(), now).verdict()
     }
 
     #[test]
     fn a_node_that_nobody_has_swept_is_not_known() {
         let verdict = |unswept: &str| {
             let unswept = BTreeSet::from([unswept.parse().unwrap()]);
-            Status::new(&State::default(), Some(swept(Ending::default())), unswept, &config(), at(2)).verdict()
+            let coverage = Coverage { last: Some(swept(Ending::default())), unswept };
+            Status::new(&State::default(), coverage, &config(), at(2)).verdict()
         };
         assert_eq!([verdict("n1"), verdict("n2-of-another-configuration")], [Verdict::Unsure, Verdict::Fine]);
     }
@@ -163,8 +166,8 @@ mod tests {
     #[test]
     fn an_age_is_told_in_seconds() {
         let now = at(1) + SignedDuration::from_millis(61_499);
-        let last = Some(swept(Ending::default()));
-        let status = Status::new(&State::default(), last, BTreeSet::new(), &config(), now);
+        let coverage = Coverage { last: Some(swept(Ending::default())), ..Coverage::default() };
+        let status = Status::new(&State::default(), coverage, &config(), now);
         assert_eq!(format!("{:#}", status.sweep.unwrap().age), "1m 1s");
     }
 

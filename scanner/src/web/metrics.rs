@@ -84,7 +84,7 @@ fn encoded(picture: &Picture) -> prometheus::Result<Vec<u8>> {
 
 /// Of the last full sweep; nothing where there was none.
 fn sweep(numbers: &Numbers, picture: &Picture) -> prometheus::Result<()> {
-    let Some(last) = &picture.last else { return Ok(()) };
+    let Some(last) = &picture.coverage.last else { return Ok(()) };
     let age = seconds(picture.now, last.finished);
     numbers.gauge("last_sweep_age_seconds", "For how long the last full sweep has been over.", [], [([], age)])?;
     let complete = truth(last.is_complete());

@@ -95,7 +95,7 @@ fn troubles(picture: &Picture) -> Vec<String> {
         let trouble = contact.trouble.as_ref()?;
         Some(format!("The agent of {node} gave no report: {}", words::said(trouble)))
     });
-    let blind = picture.last.iter().flat_map(|last| &last.ending.blind);
+    let blind = picture.coverage.last.iter().flat_map(|last| &last.ending.blind);
     let blind = blind.map(|(node, address)| {
         format!("{node} ({address}) did not answer at its control port: this vantage point is blind there")
     });

@@ -1,6 +1,6 @@
 //! Everything that an answer may need, read at one moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deadlight_shared::allowlist::today;
@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{NoAnswer, Site};
 use crate::config::{Config, TrustSource};
-use crate::store::{DatabaseError, Past, Silence, SinkState, State, Swept};
+use crate::store::{Coverage, DatabaseError, Past, Silence, SinkState, State};
 use crate::view::{Status, Timeline};
 
 /// How far back the timeline of exposures goes, how many it has, and how many changes of each.
@@ -23,8 +23,7 @@ pub(super) struct Picture {
     pub(super) today: Date,
     pub(super) config: Arc<Config>,
     pub(super) state: State,
-    pub(super) last: Option<Swept>,
-    pub(super) unswept: BTreeSet<Name>,
+    pub(super) coverage: Coverage,
     pub(super) silences: Vec<Silence>,
     pub(super) sinks: Vec<SinkState>,
 }
@@ -41,8 +40,7 @@ impl Picture {
             now,
             today: today(now),
             state,
-            last: past.last_sweep(&site.vantage, now).await?,
-            unswept: past.unswept(now).await?,
+            coverage: past.coverage(&site.vantage, now).await?,
             silences: past.silences(now).await?,
             sinks: past.sinks(&site.vantage).await?,
             config,
@@ -50,7 +48,7 @@ impl Picture {
     }
 
     pub(super) fn status(&self) -> Status {
-        Status::new(&self.state, self.last.clone(), self.unswept.clone(), &self.config, self.now)
+        Status::new(&self.state, self.coverage.clone(), &self.config, self.now)
     }
 
     pub(super) async fn timeline(&self, site: &Site) -> Result<Timeline, DatabaseError> {

@@ -32,10 +32,9 @@ pub(in crate::cli) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let (config, database) = open(&arguments.file).await?;
     let mut state = database.load_all().await.map_err(hinted)?;
     state.contacts.retain(|name, _| config.has_agent(name));
-    let (past, now) = (Past(&database), Timestamp::now());
-    let last = past.last_sweep(&config.vantage, now).await.map_err(hinted)?;
-    let unswept = past.unswept(now).await.map_err(hinted)?;
-    let status = Status::new(&state, last, unswept, &config, now);
+    let now = Timestamp::now();
+    let coverage = Past(&database).coverage(&config.vantage, now).await.map_err(hinted)?;
+    let status = Status::new(&state, coverage, &config, now);
     match arguments.output {
         Output::Json => write_json(&status)?,
         Output::Table => written(write(&status, &mut anstream::stdout().lock()))?,
@@ -68,9 +67,8 @@ fn write(status: &Status, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "last sweep: {:.0}, {age:#} ago, {quality}: {}{late}", swept.finished, swept.tally)?;
         }
     }
-    if !status.unswept.is_empty() {
-        let unswept: Vec<_> = status.unswept.iter().map(ToString::to_string).collect();
-        writeln!(out, "{DOUBT}not swept yet by whoever looks after it now: {}{DOUBT:#}", unswept.join(", "))?;
+    if let Some(doubt) = status.doubt() {
+        writeln!(out, "{DOUBT}{doubt}{DOUBT:#}")?;
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["AGENT", "MODE", "LAST REPORT", "TROUBLE"]);

@@ -1,6 +1,6 @@
 //! Round after round: when, with which configuration, and what is looked after in between.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::probe::Payloads;
 use crate::pull::Hub;
 use crate::round::{Ending, Scope};
 use crate::schedule::Schedule;
-use crate::store::{Database, Past, Record, Store, Swept};
+use crate::store::{Database, Part, Past, Record, Store, Swept};
 use crate::upkeep;
 use crate::web::Page;
 
@@ -48,14 +48,10 @@ pub(super) struct Scanner {
     told: u64,
     pub(super) store: Store,
     pub(super) database: Arc<Database>,
-    /// The nodes that are ours, where others look after the rest.
-    pub(super) part: Option<BTreeSet<Name>>,
-    /// Nodes that others look after.
-    pub(super) elsewhere: BTreeSet<Name>,
+    /// What is ours, where others look after the rest.
+    pub(super) part: Option<Part>,
     /// Whether the database may know another part to be ours.
     pub(super) is_unsure: bool,
-    /// Whoever has the rest, or had ours before.
-    pub(super) peers: Vec<Name>,
     pub(super) courier: Courier,
     pub(super) payloads: Payloads,
     /// Places that nobody brings alerts to, because the database could not say how far they had come.
@@ -82,10 +78,8 @@ impl Scanner {
         let courier = Courier::start(sinks, &database).await.map_err(hinted)?;
         let shown = watch::Sender::new(Arc::new(config.clone()));
         Ok(Self {
-            part: database.is_shared().then(BTreeSet::new),
-            elsewhere: BTreeSet::new(),
+            part: database.is_shared().then(Part::default),
             is_unsure: false,
-            peers: Vec::new(),
             config,
             hub,
             agents,

@@ -28,29 +28,31 @@ impl Scanner {
         let names = self.config.names();
         let shared = self.database.share(&names, written(self.config.lease)).await;
         let was_unsure = std::mem::replace(&mut self.is_unsure, shared.is_err());
-        let Part { nodes, elsewhere, is_new, peers } = match shared {
+        let part = match shared {
             Ok(part) => part,
             Err(error) => {
                 tracing::warn!("which nodes are ours is not known: {}", hint::line(&error));
                 return false;
             }
         };
-        self.peers = peers;
-        let is_same = nodes == *before && elsewhere == self.elsewhere;
-        if is_same && !is_new && !was_unsure {
-            return false;
-        }
-        match self.remember(&elsewhere).await {
+        let is_another = part.is_new || part.nodes != before.nodes || part.elsewhere != before.elsewhere;
+        let remembered = match is_another || was_unsure {
+            true => self.remember(&part.elsewhere).await,
+            false => Ok(()),
+        };
+        match remembered {
             Ok(()) => {
-                tracing::info!(nodes = nodes.len(), of = names.len(), "this is our part of the nodes");
-                (self.part, self.elsewhere) = (Some(nodes), elsewhere);
+                if is_another {
+                    tracing::info!(nodes = part.nodes.len(), of = names.len(), "this is our part of the nodes");
+                }
+                self.part = Some(part);
             }
             Err(error) => {
                 tracing::warn!("what is known of our nodes is asked again: {}", hint::line(&error));
-                (self.part, self.is_unsure) = (Some(BTreeSet::new()), true);
+                (self.part, self.is_unsure) = (Some(Part::default()), true);
             }
         }
-        !is_same || is_new
+        is_another
     }
 
     /// Takes over what is known of our nodes, and the alerts that we owe since they are ours.
@@ -67,7 +69,7 @@ impl Scanner {
     pub(super) fn ours(&self) -> Config {
         match &self.part {
             None => self.config.clone(),
-            Some(part) => self.config.of(part),
+            Some(part) => self.config.of(&part.nodes),
         }
     }
 }

@@ -30,7 +30,8 @@ use crate::upkeep;
 impl Scanner {
     pub(super) async fn round(&mut self, scope: Scope) -> Result<Ending, Failure> {
         let config = &self.ours();
-        let Self { agents, peers, store, database, courier, payloads, .. } = self;
+        let peers = self.part.as_ref().map_or_else(Vec::new, |part| part.peers.clone());
+        let Self { agents, store, database, courier, payloads, .. } = self;
         let mut story = Story::new(scope, anstream::stdout());
         let mut tell = |news: News<'_>| story.tell(config, &news);
         let today = today(Timestamp::now());
@@ -48,7 +49,7 @@ impl Scanner {
 
         let permits = permits(config, today);
         let mut orders = turn.orders(config, &permits, store, Timestamp::now());
-        orders.iter_mut().for_each(|order| order.peers.clone_from(peers));
+        orders.iter_mut().for_each(|order| order.peers.clone_from(&peers));
         save(store, database, courier).await;
         let answers = deliver(agents, orders).await;
         if answers.values().flat_map(|answer| answer.as_ref().err()).any(DeliverError::is_untimely) {
@@ -64,9 +65,7 @@ impl Scanner {
             }
         }
 
-        let limits =
-            Limits { rate: config.rate, rate_per_node: config.rate_per_node, in_flight: net::in_flight_limit() };
-        let mut checked = rescan(&turn.looks(config, &mut tell), limits, payloads).await;
+        let mut checked = rescan(&turn.looks(config, &mut tell), limits(config), payloads).await;
         if config.seconded {
             second(database, &mut checked).await;
         }
@@ -92,6 +91,11 @@ impl Scanner {
         }
         Ok(swept.ending)
     }
+}
+
+/// How fast ports are looked at again.
+pub(super) fn limits(config: &Config) -> Limits {
+    Limits { rate: config.rate, rate_per_node: config.rate_per_node, in_flight: net::in_flight_limit() }
 }
 
 /// Nothing waits for a database that cannot be written: orders are sent all the same, and the end of the round tries

@@ -1,18 +1,19 @@
 //! Second opinions: those that we want, and those that other scanners want of us.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadlight_shared::hint;
+use deadlight_shared::{Name, hint};
 use tokio::sync::watch;
 
-use crate::config::Config;
-use crate::net;
+use super::round::limits;
+use crate::config::{Config, Node};
 use crate::probe::Payloads;
 use crate::prove::{Second, Verdict, seconded};
 use crate::store::{Database, DatabaseError, Look, Target};
-use crate::sweep::{Checked, Limits, Rescan, rescan};
+use crate::sweep::{Checked, Rescan, rescan};
 
 /// How long another scanner may take to look: a proof, and what it is about.
 const AWAITED: Duration = Duration::from_secs(30);
@@ -37,7 +38,7 @@ pub(super) async fn second(database: &Database, checked: &mut [Checked]) {
 
 async fn awaited(
     database: &Database,
-    closed: &BTreeMap<Target, deadlight_shared::Name>,
+    closed: &BTreeMap<Target, Name>,
 ) -> Result<BTreeMap<Target, Second>, DatabaseError> {
     let mut bell = database.bell().await?;
     if !database.ask_others(closed).await? {
@@ -79,9 +80,7 @@ async fn look(database: &Database, config: &Config, payloads: &Payloads) -> Resu
         if looks.is_empty() {
             return Ok(());
         }
-        let limits =
-            Limits { rate: config.rate, rate_per_node: config.rate_per_node, in_flight: net::in_flight_limit() };
-        let checked = rescan(&rescans(config, &looks), limits, payloads).await;
+        let checked = rescan(&rescans(config, &looks), limits(config), payloads).await;
         let verdicts: BTreeMap<Target, &Verdict> =
             checked.iter().map(|checked| (target(checked), &checked.verdict)).collect();
         let seen: Vec<(Look, Second)> = looks
@@ -101,8 +100,8 @@ fn rescans(config: &Config, looks: &[Look]) -> Vec<Rescan> {
             looks.iter().filter(|look| look.target.address == address).map(|look| look.target.port).collect();
         ports.into_iter().collect()
     };
-    let of_node = |node: &crate::config::Node| -> Vec<Rescan> {
-        let rescan = |address: &std::net::IpAddr| Rescan {
+    let of_node = |node: &Node| -> Vec<Rescan> {
+        let rescan = |address: &IpAddr| Rescan {
             node: node.name.clone(),
             address: *address,
             ports: ports_of(*address),
