@@ -28,7 +28,8 @@ impl Courier {
         let mut courier = Self { ways: Vec::new(), tasks: JoinSet::new() };
         for sink in sinks {
             let untold = database.untold(&sink.name).await?;
-            let queue = Queue::new(untold, database.offered(&sink.name).await?, sink.kind().between());
+            let offered = database.offered(&sink.name).await?;
+            let queue = Queue::new(untold, offered, sink.kind().between(), sink.most());
             let (way, alerts) = mpsc::unbounded_channel();
             courier.ways.push(way);
             courier.tasks.spawn(carry(sink, queue, alerts, Arc::clone(database)));
@@ -78,7 +79,7 @@ async fn carry(sink: Sink, mut queue: Queue, mut alerts: mpsc::UnboundedReceiver
 }
 
 async fn send(sink: &Sink, queue: &mut Queue, database: &Database) {
-    let message = queue.message(sink.most());
+    let message = queue.message();
     // Whoever is killed now sends the same message again, with the same key, and nothing that comes meanwhile.
     let last = message.last().map_or(0, |alert| alert.number);
     if let Err(error) = database.offer(&sink.name, last).await {

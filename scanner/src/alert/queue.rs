@@ -9,6 +9,8 @@ use super::{Alert, Kind};
 /// A sink that fails is asked again after this, then twice as long, and so on.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
+/// After a message that took no more, the next one waits no longer than this: nothing is won by waiting.
+const AFTER_A_FULL_ONE: SignedDuration = SignedDuration::from_secs(1);
 /// The longest that a sink may ask us to wait.
 const LONGEST_RETRY_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
@@ -32,6 +34,8 @@ pub struct Queue {
     failures: u32,
     /// After a message the next one waits so long, with everything that came meanwhile.
     between: SignedDuration,
+    /// The most alerts that one message takes.
+    most: usize,
     /// So many alerts are in a message of which it is not known whether it has arrived: it comes again as it was.
     undecided: usize,
     /// No more than this go into one message: the sink has refused more.
@@ -39,11 +43,12 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// What was left over from before, for a sink that has `between` its messages. The latest message, up to the alert of
-    /// number `offered`, may have arrived: what is left of it comes again by itself, with nothing that came later.
-    pub fn new(left: Vec<Alert>, offered: u64, between: SignedDuration) -> Self {
+    /// What was left over from before, for a sink that has `between` its messages of at most `most` alerts. The latest
+    /// message, up to the alert of number `offered`, may have arrived: what is left of it comes again by itself, with
+    /// nothing that came later.
+    pub fn new(left: Vec<Alert>, offered: u64, between: SignedDuration, most: usize) -> Self {
         let undecided = left.iter().take_while(|alert| alert.number <= offered).count();
-        Self { waiting: left.into(), rests_until: None, failures: 0, between, undecided, limit: usize::MAX }
+        Self { waiting: left.into(), rests_until: None, failures: 0, between, most, undecided, limit: most }
     }
 
     /// More to tell.
@@ -61,10 +66,10 @@ impl Queue {
         }
     }
 
-    /// The next message: everything that waits, but no more than `most`; or the last one, if it may have arrived or not.
-    pub fn message(&mut self, most: usize) -> Vec<Alert> {
+    /// The next message: everything that waits and goes into one; or the last one, if it may have arrived or not.
+    pub fn message(&mut self) -> Vec<Alert> {
         if self.undecided == 0 {
-            self.undecided = self.waiting.len().min(most).min(self.limit);
+            self.undecided = self.waiting.len().min(self.limit);
         }
         self.waiting.iter().take(self.undecided).cloned().collect()
     }
@@ -80,7 +85,10 @@ impl Queue {
         let pause = match sent {
             Sent::Accepted | Sent::Refused => {
                 self.failures = 0;
-                self.between
+                match self.undecided >= self.most {
+                    true => self.between.min(AFTER_A_FULL_ONE),
+                    false => self.between,
+                }
             }
             Sent::Later(asked) => {
                 let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
@@ -95,7 +103,7 @@ impl Queue {
             Sent::Later(_) => None,
             Sent::Accepted | Sent::Refused => {
                 let done = std::mem::take(&mut self.undecided).min(self.waiting.len());
-                self.limit = usize::MAX;
+                self.limit = self.most;
                 self.waiting.drain(..done).next_back().map(|last| last.number)
             }
         }
@@ -139,27 +147,27 @@ mod tests {
 
     #[test]
     fn the_first_alert_goes_at_once_and_what_follows_goes_together() {
-        let mut queue = Queue::new(Vec::new(), 0, BETWEEN);
+        let mut queue = Queue::new(Vec::new(), 0, BETWEEN, 500);
         assert_eq!(queue.due(at(0)), None);
         queue.push([alert(1, Kind::Exposed)]);
         assert_eq!(queue.due(at(5)), Some(at(5)));
-        assert_eq!(queue.message(500).len(), 1);
+        assert_eq!(queue.message().len(), 1);
         assert_eq!(queue.sent(Sent::Accepted, at(5), 0.5), Some(1));
         assert_eq!(queue.due(at(6)), None);
         queue.push((2..=9_999).map(|number| alert(number, Kind::Exposed)));
         assert_eq!(queue.due(at(6)), Some(at(35)), "they wait for each other");
-        assert_eq!(queue.message(500).len(), 500);
+        assert_eq!(queue.message().len(), 500);
         assert_eq!(queue.sent(Sent::Accepted, at(35), 0.5), Some(501));
-        assert_eq!((queue.len(), queue.due(at(35))), (9_498, Some(at(65))));
+        assert_eq!((queue.len(), queue.due(at(35))), (9_498, Some(at(36))), "a full message waits for nobody");
         queue.push([alert(10_000, Kind::Contradicted)]);
-        assert_eq!(queue.due(at(36)), Some(at(36)), "nothing holds a contradiction back");
+        assert_eq!(queue.due(at(35)), Some(at(35)), "nothing holds a contradiction back");
     }
 
     #[test]
     fn a_sink_that_fails_loses_nothing_and_is_asked_more_and_more_rarely() {
-        let mut queue = Queue::new(vec![alert(1, Kind::Exposed), alert(2, Kind::Contradicted)], 0, BETWEEN);
+        let mut queue = Queue::new(vec![alert(1, Kind::Exposed), alert(2, Kind::Contradicted)], 0, BETWEEN, 9);
         let mut now = at(0);
-        assert_eq!(queue.message(9).len(), 2);
+        assert_eq!(queue.message().len(), 2);
         for pause in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
             assert_eq!(queue.sent(Sent::Later(None), now, 0.5), None);
             assert_eq!(
@@ -168,24 +176,24 @@ mod tests {
                 "also a contradiction waits for a sink that fails"
             );
             queue.push([alert(3, Kind::Exposed)]);
-            assert_eq!(queue.message(9).len(), 2, "it may have arrived, and comes again as it was");
+            assert_eq!(queue.message().len(), 2, "it may have arrived, and comes again as it was");
             now = at(now.as_second() + pause);
         }
         assert_eq!(queue.sent(Sent::Accepted, now, 0.5), Some(2));
-        assert_eq!(queue.message(9).len(), 9);
+        assert_eq!(queue.message().len(), 9);
     }
 
     #[test]
     fn a_message_that_may_have_arrived_comes_again_as_it_was_also_after_a_restart() {
         let left = || (3..=9).map(|number| alert(number, Kind::Exposed)).collect::<Vec<_>>();
-        let numbers = |queue: &mut Queue| queue.message(500).iter().map(|alert| alert.number).collect::<Vec<_>>();
-        let mut queue = Queue::new(left(), 5, BETWEEN);
+        let numbers = |queue: &mut Queue| queue.message().iter().map(|alert| alert.number).collect::<Vec<_>>();
+        let mut queue = Queue::new(left(), 5, BETWEEN, 500);
         assert_eq!(numbers(&mut queue), [3, 4, 5]);
         assert_eq!(queue.sent(Sent::Accepted, at(0), 0.5), Some(5));
         assert_eq!(numbers(&mut queue), [6, 7, 8, 9]);
         for offered in [0, 2] {
             assert_eq!(
-                numbers(&mut Queue::new(left(), offered, BETWEEN)).len(),
+                numbers(&mut Queue::new(left(), offered, BETWEEN, 500)).len(),
                 7,
                 "it was told of all up to {offered}"
             );
@@ -195,8 +203,8 @@ mod tests {
     #[test]
     fn pauses_differ_by_chance_and_by_what_the_sink_asks_for() {
         let after = |sent, chance| {
-            let mut queue = Queue::new(vec![alert(1, Kind::Exposed)], 0, BETWEEN);
-            queue.message(1);
+            let mut queue = Queue::new(vec![alert(1, Kind::Exposed)], 0, BETWEEN, 500);
+            queue.message();
             queue.sent(sent, at(0), chance);
             queue.due(at(0)).unwrap().as_millisecond()
         };
@@ -208,11 +216,11 @@ mod tests {
     #[test]
     fn one_alert_that_is_refused_takes_no_other_with_it() {
         const BAD: u64 = 300;
-        let mut queue = Queue::new((1..=500).map(|number| alert(number, Kind::Exposed)).collect(), 0, BETWEEN);
+        let mut queue = Queue::new((1..=500).map(|number| alert(number, Kind::Exposed)).collect(), 0, BETWEEN, 500);
         let (mut accepted, mut messages) = (Vec::new(), 0);
         while !queue.is_empty() {
             messages += 1;
-            let message: Vec<u64> = queue.message(500).iter().map(|alert| alert.number).collect();
+            let message: Vec<u64> = queue.message().iter().map(|alert| alert.number).collect();
             match message.contains(&BAD) {
                 true => {
                     let done = queue.sent(Sent::Refused, at(0), 0.5);
