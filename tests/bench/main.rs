@@ -40,7 +40,7 @@ fn main() -> Result<()> {
     }
     if words.iter().any(|word| word == "alerts") {
         println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
-        return alerts::measure();
+        return alerts::measure(&words);
     }
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     let cases: [(&str, Measure); 7] = [

@@ -26,9 +26,21 @@ pub struct Alertmanager {
 impl Alertmanager {
     /// Starts one that tells nobody.
     pub fn start() -> Result<Self> {
+        Self::start_with("route:\n  receiver: nobody\nreceivers:\n  - name: nobody\n")
+    }
+
+    /// Starts one that tells a webhook of each name by itself, as soon as it does by default.
+    pub fn telling(url: &str) -> Result<Self> {
+        Self::start_with(&format!(
+            "route:\n  receiver: webhook\n  group_by: [alertname]\nreceivers:\n  - name: webhook\n    \
+             webhook_configs:\n      - url: {url}\n"
+        ))
+    }
+
+    fn start_with(configuration: &str) -> Result<Self> {
         let directory = scratch::directory()?;
         let config = directory.path().join("alertmanager.yml");
-        fs::write(&config, "route:\n  receiver: nobody\nreceivers:\n  - name: nobody\n")?;
+        fs::write(&config, configuration)?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let server = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "prometheus-alertmanager"])

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the story's own words are well-formed")]
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use deadlight_scanner::{
@@ -66,6 +66,15 @@ async fn what_is_written_is_read(location: Location) -> Result<()> {
     ensure!(told == ["192.0.2.1 100 open", "2001:db8::1 100 open", "192.0.2.1 200 resolved"], "{told:?}");
     let story = past.story(&finding("192.0.2.1", FindingStatus::Open).id).await?;
     ensure!(story.len() == 2 && story[1].why == Why::Proof { evidence: "silence".to_owned() }, "{story:?}");
+    let [v4, v6] = ["192.0.2.1", "2001:db8::1"].map(target);
+    for (second, states) in [
+        (99, BTreeMap::new()),
+        (100, BTreeMap::from([(v4, PortState::Open), (v6, PortState::OpenFiltered)])),
+        (200, BTreeMap::from([(v4, PortState::Filtered)])),
+    ] {
+        let said = past.states(&ours, at(second)).await?;
+        ensure!(said == states, "at {second}: {said:?}");
+    }
     let last = past.coverage(&ours, at(1_000)).await?.last.context("a sweep")?;
     ensure!(last == swept(200), "{last:?}");
 
@@ -340,7 +349,11 @@ fn second() -> Vec<Record> {
     };
     vec![
         Record::Mark(OrderMark { epoch: 200, sequence: 0 }),
-        Record::Seen { target: target("192.0.2.1"), seen: Some(seen(PortState::Filtered)), at: at(200) },
+        Record::Seen {
+            target: target("192.0.2.1"),
+            seen: Some(Seen { since: at(200), ..seen(PortState::Filtered) }),
+            at: at(200),
+        },
         Record::Seen { target: target("2001:db8::1"), seen: None, at: at(200) },
         Record::Finding {
             finding: finding("192.0.2.1", FindingStatus::Resolved),
