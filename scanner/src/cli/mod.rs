@@ -69,7 +69,7 @@ enum Command {
     Silence(past::silence::Arguments),
     /// Copy the database, also while a scanner runs
     Backup(past::backup::Arguments),
-    /// Compare two saved scans
+    /// Compare two saved scans, or the last two sweeps
     #[command(after_help = diff::HELP)]
     Diff(diff::Arguments),
     /// Invite a node: print the line to run there, and wait until it has its certificate
@@ -113,7 +113,7 @@ pub fn main() -> ExitCode {
         Some(Command::History(arguments)) => with_runtime("warn", past::history::run(arguments)),
         Some(Command::Silence(arguments)) => with_runtime("warn", past::silence::run(arguments)),
         Some(Command::Backup(arguments)) => with_runtime("warn", past::backup::run(arguments)),
-        Some(Command::Diff(arguments)) => diff::run(&arguments),
+        Some(Command::Diff(arguments)) => with_runtime("warn", diff::run(arguments)),
         Some(Command::Enroll(arguments)) => with_runtime("warn", enroll::run(arguments)),
         Some(Command::Pki(command)) => pki::run(command),
         Some(Command::Allow(arguments)) => allow::run(arguments),

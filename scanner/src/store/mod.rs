@@ -14,7 +14,7 @@ pub use leases::Part;
 pub use location::{Location, LocationError, is_near};
 pub use looks::{Bell, Look};
 pub use past::{Coverage, Event, Past, Silence, SinkState};
-pub use record::{Contact, Record, Seen, State, Swept, Target, Warned, Why};
+pub use record::{Contact, Record, Seen, State, Swept, Target, Warned, Why, liars};
 
 use std::collections::BTreeMap;
 

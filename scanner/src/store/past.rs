@@ -1,8 +1,8 @@
 //! What happened, as it is asked for later.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use deadlight_shared::{Finding, FindingId, FindingStatus, Name};
+use deadlight_shared::{Finding, FindingId, FindingStatus, Name, PortState};
 use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::any::{Any, AnyArguments, AnyRow};
@@ -11,7 +11,7 @@ use sqlx::{Row as _, query};
 
 use super::database::{LONGEST, within};
 use super::rows;
-use super::{Database, DatabaseError, Swept, Why};
+use super::{Database, DatabaseError, Swept, Target, Why};
 use crate::view::Turn;
 
 /// A change of a finding's status.
@@ -89,6 +89,19 @@ impl Past<'_> {
     pub async fn sweeps(&self, vantage: &Name, most: u32) -> Result<Vec<Swept>, DatabaseError> {
         let sweeps = query("SELECT counts FROM sweep WHERE vantage = $1 ORDER BY started DESC LIMIT $2");
         self.all(sweeps.bind(vantage.to_string()).bind(i64::from(most)), rows::swept).await
+    }
+
+    /// What `vantage` saw at `at`, at each target that is worth a word.
+    pub async fn states(&self, vantage: &Name, at: Timestamp) -> Result<BTreeMap<Target, PortState>, DatabaseError> {
+        // Of what has been the same for long, the change may be forgotten.
+        let states = query(
+            "SELECT address, protocol, port, state FROM (SELECT address, protocol, port, state, \
+             ROW_NUMBER() OVER (PARTITION BY address, protocol, port ORDER BY at DESC) AS place \
+             FROM change WHERE vantage = $1 AND at <= $2) AS latest WHERE place = 1 AND state IS NOT NULL \
+             UNION SELECT address, protocol, port, state FROM seen WHERE vantage = $1 AND since <= $2",
+        );
+        let states = states.bind(vantage.to_string()).bind(at.as_microsecond());
+        self.all(states, |row| Ok((rows::target(row)?, rows::word(row, "state")?))).await
     }
 
     /// The findings that changed since `from`.

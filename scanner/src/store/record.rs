@@ -278,13 +278,18 @@ impl State {
     /// Addresses at which more ports were seen open than one host has, with their number: what answers there is not
     /// believed.
     pub fn liars(&self) -> BTreeMap<IpAddr, usize> {
-        let mut open = BTreeMap::new();
-        for (target, _) in self.seen.iter().filter(|(_, seen)| seen.state == PortState::Open) {
-            *open.entry(target.address).or_insert(0) += 1;
-        }
-        open.retain(|_, count| *count > MOST_OPEN);
-        open
+        liars(self.seen.iter().map(|(target, seen)| (target, seen.state)))
     }
+}
+
+/// The same, of anything that was seen.
+pub fn liars<'a>(seen: impl Iterator<Item = (&'a Target, PortState)>) -> BTreeMap<IpAddr, usize> {
+    let mut open = BTreeMap::new();
+    for (target, _) in seen.filter(|(_, state)| *state == PortState::Open) {
+        *open.entry(target.address).or_insert(0) += 1;
+    }
+    open.retain(|_, count| *count > MOST_OPEN);
+    open
 }
 
 impl Swept {

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::program::{Ended, program, run};
+use crate::program::{Deployment, Ended, program, run};
 
 /// Saved scans in a directory of their own.
 struct Scans(TempDir);
@@ -154,6 +154,35 @@ fn bad_input_is_refused_and_nothing_else_is_said() {
     diff(scans.0.path(), &good, &[]).expect(2, &["failed to read ", "Is a directory"]);
     run(&["diff", "-", "-"]).expect(2, &["both scans are to come from standard input", "hint: give a file"]);
     run(&["diff", good.to_str().unwrap()]).expect(2, &["<B>"]);
+}
+
+#[test]
+fn without_files_the_last_two_complete_sweeps_are_compared() {
+    let (open, open_port, shut_port) = open_and_shut();
+    let deployment = Deployment::new(&[]);
+    // It answers each time, so that nobody is blind.
+    let always = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ports = [always.local_addr().unwrap().port(), open_port, shut_port];
+    deployment.configure(&ports, "");
+    deployment.run(&["diff"]).expect(2, &["hint: `deadlight-scanner run` makes it"]);
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    deployment.run(&["diff"]).expect(2, &["remembers 1 complete sweeps, and two are needed", "hint: "]);
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    let same = deployment.run(&["diff"]).expect(0, &[]);
+    assert!(same.stdout.contains("the sweep before: seen from office-a"), "{same:?}");
+    drop(open);
+    let _open = TcpListener::bind(("127.0.0.1", shut_port)).unwrap();
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    let ended = deployment.run(&["diff", "--output", "json"]).expect(1, &[]);
+    let kind = |port: u16| {
+        let changes = json_of(&ended)["changes"].as_array().unwrap().clone();
+        changes.iter().find(|change| change["port"] == port).map(|change| change["change"].clone())
+    };
+    assert_eq!(ports.map(kind), [None, Some(json!("gone")), Some(json!("opened"))], "{ended:?}");
+    deployment.configure(&[&ports[..], &[1]].concat(), "");
+    deployment.run(&["run", "--once"]).expect(1, &[]);
+    let other = deployment.run(&["diff"]).expect(1, &[]);
+    assert!(other.stdout.contains("does not say what was scanned"), "{other:?}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! `diff`: two saved scans against each other.
+//! `diff`: two saved scans against each other, or the last two sweeps.
 
 mod compare;
 mod document;
+mod remembered;
 pub(super) mod saved;
 mod table;
 
@@ -13,6 +14,7 @@ use clap::{Args, ValueEnum};
 use deadlight_shared::hint::{HintExt as _, Hinted};
 use deadlight_shared::text::printable;
 
+use super::check::ConfigFile;
 use super::{Exit, Failure, written};
 use compare::compare;
 use saved::{Saved, SavedError};
@@ -36,12 +38,15 @@ Exit status:
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The earlier scan, saved with scan --output json or jsonl; - is standard input
-    #[arg(value_name = "A")]
-    before: PathBuf,
+    /// The earlier scan, saved with scan --output json or jsonl; - is standard input. Without A and B, the last two complete
+    /// sweeps of the database are compared
+    #[arg(value_name = "A", requires = "after")]
+    before: Option<PathBuf>,
     /// The later scan, saved likewise
     #[arg(value_name = "B")]
-    after: PathBuf,
+    after: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
     /// What to print
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -67,13 +72,17 @@ enum DiffError {
     NoScan { name: String, source: SavedError },
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    let paths = [&arguments.before, &arguments.after];
-    if paths.iter().all(|path| is_input(path)) {
-        return Err(DiffError::OneInput).hint("give a file for one of them")?;
-    }
-    let [before_name, after_name] = paths.map(|path| name(path));
-    let (before, after) = (load(&arguments.before)?, load(&arguments.after)?);
+pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let ([before_name, after_name], [before, after]) = match (&arguments.before, &arguments.after) {
+        (Some(before), Some(after)) if is_input(before) && is_input(after) => {
+            return Err(DiffError::OneInput).hint("give a file for one of them")?;
+        }
+        (Some(before), Some(after)) => ([name(before), name(after)], [load(before)?, load(after)?]),
+        _ => {
+            let names = ["the sweep before", "the last complete sweep"].map(str::to_owned);
+            (names, remembered::last_two(&arguments.file).await?)
+        }
+    };
     let found = compare(&before, &after);
     let show = || match arguments.output {
         Output::Table => {
