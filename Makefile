@@ -66,11 +66,12 @@ mutants:
 		cargo mutants --package deadlight-$$package --output target/mutants/$$package --no-shuffle --timeout 600 \
 			--cargo-arg=--lib $(MUTANTS) || result=1; done; exit $$result
 
-# The pictures of README.md, made by the test that looks at the pages.
+# The pictures of README.md, made by the test that looks at the pages, and by the demo.
 pictures: install build
 	cargo nextest run -p deadlight-tests -E 'test(everybody_can_read_it)'
 	mkdir -p docker/pictures
 	cp target/pictures/{overview-light,overview-phone,finding-light,nodes-dark}.png docker/pictures
+	target/debug/deadlight-demo docker/pictures/loop.svg
 
 lint:
 	cargo fmt --all --check

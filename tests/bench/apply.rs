@@ -14,13 +14,14 @@ use anyhow::{Context, Result, ensure};
 use deadlight_tests::{
     deployment::{Deployment, Settings},
     docker_rules::{self, Backend, ForwardPolicy, Layout},
+    fix_script,
     lab::Lab,
     process::{run, run_with_input},
     programs::{agent, finish},
 };
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::{RUNS, fix_script, percentile, row};
+use crate::{RUNS, percentile, row};
 
 const PUBLISHED: [u16; 3] = [1, 100, 1_000];
 /// The lab itself publishes lower ports.

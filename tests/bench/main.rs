@@ -9,7 +9,6 @@ mod datapath;
 mod door;
 mod drift;
 mod endure;
-mod fix_script;
 mod guarded;
 mod order;
 mod page;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use deadlight_tests::{
     deployment::{Deployment, Settings},
     docker_rules::{Backend, ForwardPolicy, Layout},
+    fix_script,
     lab::{Family, INGRESS, Lab, RUN, Wire},
     netns::Netns,
     order::{enforce, order, send},
@@ -15,7 +16,7 @@ use deadlight_tests::{
 };
 use serde_json::json;
 
-use crate::{fix_script, percentile, row};
+use crate::{percentile, row};
 
 const ORDERS: u64 = 300;
 /// In each family.

@@ -1,6 +1,10 @@
-//! `make demo`: the whole loop on a throw-away node with a real dockerd, told in plain words.
+//! `make demo`: the whole loop on a throw-away node with a real dockerd, told in plain words. With the name of a file it is
+//! drawn there.
+
+mod picture;
 
 use std::{
+    env,
     io::{self, IsTerminal as _},
     path::Path,
     process::{Command, Stdio},
@@ -35,6 +39,9 @@ const DIM: Style = Style::new().dimmed();
 const ALLOW: &str = "80,2377,7946/tcp";
 
 fn main() -> Result<()> {
+    if let Some(file) = env::args_os().nth(1) {
+        return picture::draw(Path::new(&file));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _context = runtime.enter();
     // With handlers in place an interrupt ends the program under way, whose failure ends the demo

@@ -18,6 +18,7 @@ pub mod dockerd;
 pub mod engine;
 pub mod expect;
 pub mod fake_docker;
+pub mod fix_script;
 mod furniture;
 pub mod hostile;
 pub mod image;

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use deadlight_shared::hint::{self, HintExt as _, Hinted};
 use deadlight_shared::{Name, Port, PortSet, memory};
 
@@ -110,6 +110,11 @@ enum Command {
     ///
     /// Standard input is the listening socket. Started by deadlight-listeners.socket.
     Listeners,
+}
+
+/// What can be said on the command line, for whoever checks what is written about it.
+pub fn command() -> clap::Command {
+    Args::command()
 }
 
 /// Runs the command line.

@@ -133,12 +133,15 @@ fn docker_user(rules: &[String]) -> Vec<Found> {
     let accepts = |rule: &&String| rule.contains(" --dport ") && rule.ends_with(" -j ACCEPT");
     let by_script = rules.iter().filter(accepts).count();
     let by_ufw = rules.iter().filter(|rule| rule.contains("ufw-")).count();
-    let note = |count: usize, whose: &str| {
-        let text =
-            format!("{count} rules of {whose} stand; the guard goes before them, and none of them opens what it shuts");
+    let note = |count: usize, whose: &str, besides: &str| {
+        let text = format!(
+            "{count} rules of {whose} stand; the guard goes before them, and none of them opens what it shuts{besides}"
+        );
         (count > 0).then(|| Found::well("DOCKER-USER", text))
     };
-    [note(by_script, "the known fix script"), note(by_ufw, "ufw-docker")].into_iter().flatten().collect()
+    let script = note(by_script, "the known fix script", "");
+    let ufw = note(by_ufw, "ufw-docker", "; what they drop stays dropped, whatever is allowed here");
+    [script, ufw].into_iter().flatten().collect()
 }
 
 fn docker(docker: &Result<Engine, DockerError>, has_ipvs: bool, survey: Option<&Survey>) -> Vec<Found> {

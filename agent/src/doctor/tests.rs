@@ -141,7 +141,9 @@ fn what_others_put_into_docker_user_is_noted() {
     assert!(notes(&["-j RETURN", "-s 192.0.2.1/32 -j DROP"]).is_empty());
     let script = notes(&["-p tcp -m tcp --dport 80 -j ACCEPT", "-p tcp -m tcp --dport 443 -j ACCEPT", "-j RETURN"]);
     assert!(script.len() == 1 && script[0].starts_with("2 rules of the known fix script"), "{script:?}");
-    assert!(notes(&["-j ufw-user-forward"])[0].starts_with("1 rules of ufw-docker"));
+    assert!(!script[0].contains("dropped"), "it drops nothing");
+    let ufw = notes(&["-j ufw-user-forward"]);
+    assert!(ufw[0].starts_with("1 rules of ufw-docker") && ufw[0].contains("stays dropped"), "{ufw:?}");
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 use clap_complete::Shell;
 use deadlight_shared::hint::HintExt as _;
 
-use super::{Arguments, Exit, Failure, print};
+use super::{Exit, Failure, command, print};
 
 #[derive(Debug, Args)]
 pub(super) struct Completions {
@@ -24,7 +24,7 @@ pub(super) struct Manual {
 
 pub(super) fn completions(arguments: &Completions) -> Result<Exit, Failure> {
     let mut text = Vec::new();
-    let mut command = Arguments::command();
+    let mut command = command();
     let name = command.get_name().to_owned();
     clap_complete::generate(arguments.shell, &mut command, name, &mut text);
     print(&String::from_utf8(text)?)
@@ -33,14 +33,14 @@ pub(super) fn completions(arguments: &Completions) -> Result<Exit, Failure> {
 pub(super) fn manual(arguments: &Manual) -> Result<Exit, Failure> {
     match &arguments.dir {
         Some(directory) => {
-            let made = clap_mangen::generate_to(Arguments::command(), directory);
+            let made = clap_mangen::generate_to(command(), directory);
             let made = made.map_err(|error| format!("failed to write pages into {}: {error}", directory.display()));
             made.hint("name a directory that is there and can be written")?;
             Ok(Exit::Fine)
         }
         None => {
             let mut text = Vec::new();
-            clap_mangen::Man::new(Arguments::command()).render(&mut text)?;
+            clap_mangen::Man::new(command()).render(&mut text)?;
             print(&String::from_utf8(text)?)
         }
     }

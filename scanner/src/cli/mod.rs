@@ -24,7 +24,7 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use deadlight_shared::{hint, log, memory};
 
 use crate::config::TEMPLATE;
@@ -98,6 +98,11 @@ enum Command {
     Man(manual::Manual),
 }
 
+/// What can be said on the command line, for shells, for manuals, and for whoever checks what is written about it.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -166,10 +171,9 @@ fn counted(count: usize, word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_arguments_are_consistent() {
-        Arguments::command().debug_assert();
+        command().debug_assert();
     }
 }

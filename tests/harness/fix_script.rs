@@ -3,14 +3,14 @@
 
 use std::process::Command;
 
-use anyhow::Result;
-use deadlight_tests::{
+use crate::{
     docker_rules::Backend,
     process::{run, run_with_input},
 };
+use anyhow::Result;
 
 /// Runs it once; `program` starts a program on the node.
-pub(crate) fn run_once(backend: Backend, program: impl Fn(String) -> Command) -> Result<()> {
+pub fn run_once(backend: Backend, program: impl Fn(String) -> Command) -> Result<()> {
     let saved = run(&mut program(backend.tool("iptables", "-save")))?;
     let narrowed: String = saved.lines().map(|line| narrow(line) + "\n").collect();
     run_with_input(&mut program(backend.tool("iptables", "-restore")), &narrowed)?;
