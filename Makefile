@@ -2,12 +2,12 @@
 # network namespaces are: demo, test, test-swarm, compat, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm compat bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint build install
+.PHONY: demo test test-swarm compat bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint release release-tools build install
 
 demo: install build
 	target/debug/deadlight-demo
 
-test: install build
+test: install release-tools build
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 	cargo nextest run --workspace $(if $(CI),--profile ci,)
 
@@ -89,6 +89,13 @@ lint:
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo fetch --locked --quiet
 	cargo deny --offline check bans licenses sources
+
+# Out of a clean tree, best at a tag: target/release-VERSION (docker/docs/release.md).
+release: release-tools
+	docker/release.sh
+
+release-tools:
+	@for tool in cargo-auditable cargo-cyclonedx; do command -v $$tool >/dev/null || cargo install --locked $$tool || exit 1; done
 
 build:
 	cargo build --workspace --locked
