@@ -1,7 +1,7 @@
 //! Two versions of Deadlight with one deployment: `make compat OLD=REVISION`. The loop itself is told by the stories, with
 //! the program of the other version in the place of one of ours.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
 use deadlight_tests::{
@@ -20,9 +20,14 @@ const AGENT: &str = "deadlight-agent";
 const SCANNER: &str = "deadlight-scanner";
 
 #[test]
-fn an_agent_goes_on_from_the_ledger_of_the_other_version_both_ways() -> Result<()> {
-    let (lab, deployment) = world()?;
+fn an_agent_goes_on_from_what_the_other_version_kept_both_ways() -> Result<()> {
+    let lab = Lab::new(V26, Nft, Drop)?;
+    let deployment = Deployment::unenrolled(&Settings::default())?;
     let old_agent = || Ok::<_, anyhow::Error>(lab.node().command(old(AGENT)?));
+    let (enroll, line) = deployment.invite(&lab.wire, &[])?;
+    let mut enrolled = old_agent()?;
+    finish(enrolled.args(["enroll", &line, "--config"]).arg(deployment.path("agent.toml")))?.expect_code(0)?;
+    enroll.wait(Duration::from_secs(15))?;
     let first = deployment.start_agent_by(old_agent()?, &lab.wire)?;
     deployment.scanner(&lab.wire, &["run", "--once"])?.expect_code(0)?;
     let ledger = || fs::read_to_string(deployment.path("state/ledger.json"));
@@ -80,9 +85,8 @@ fn scanners_that_share_a_node_order_its_old_agent() -> Result<()> {
         fs::write(deployment.path(&format!("{vantage}.toml")), config)?;
     }
     let agent = deployment.start_agent_by(lab.node().command(old(AGENT)?), &lab.wire)?;
-    let by = |vantage: &str| {
-        scanner(&lab, built(SCANNER)?, &deployment, &format!("{vantage}.toml"), &["run", "--once"])
-    };
+    let by =
+        |vantage: &str| scanner(&lab, built(SCANNER)?, &deployment, &format!("{vantage}.toml"), &["run", "--once"]);
     by(other)?.expect_code(0)?;
     let ended = by(VANTAGE)?;
     ensure!(ended.code()? == 0, "{ended:?}\nagent:\n{}", agent.log());

@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The path of a program that this workspace builds, next to the running test; of [`old`] where `DEADLIGHT_OLD_PLAYS` names it.
 pub fn built(name: &str) -> Result<PathBuf> {
-    if env::var("DEADLIGHT_OLD_PLAYS").is_ok_and(|plays| plays == name) {
+    if env::var("DEADLIGHT_OLD_PLAYS").is_ok_and(|plays| plays.split(' ').any(|played| played == name)) {
         return old(name);
     }
     let test = env::current_exe().context("find the running test")?;

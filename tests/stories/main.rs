@@ -36,5 +36,6 @@ mod store;
 mod syn_scan;
 mod trust;
 mod units;
+mod versions;
 
 use deadlight_tests::expect;
