@@ -26,6 +26,7 @@ mod posture;
 mod pull;
 mod real_docker;
 mod reinsert;
+mod release;
 mod revert;
 mod second_writer;
 mod secrets;
