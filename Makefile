@@ -1,19 +1,36 @@
 # Every target installs what it needs on a Debian machine with Rust 1.95. Root is needed where
-# network namespaces are: demo, test, test-swarm, bench, tls-audit.
+# network namespaces are: demo, test, test-swarm, compat, record, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint build install
+.PHONY: demo test test-swarm compat record old bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint release release-tools build install
 
 demo: install build
 	target/debug/deadlight-demo
 
-test: install build
+test: install release-tools build
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 	cargo nextest run --workspace $(if $(CI),--profile ci,)
 
 test-swarm: install build
 	@tests/install.sh swarm
 	cargo test -p deadlight-tests --test swarm --locked -- $(STORIES)
+
+# Revision OLD beside this one, in namespaces: its agent under our scanner, its scanner over our agent, and each from the
+# other's files. It is built into target/compat, with our dependencies where they are the same.
+compat: old
+	DEADLIGHT_OLD_BIN=$(CURDIR)/target/compat/bin cargo nextest run -p deadlight-tests --no-fail-fast --ignore-default-filter -E 'binary(compat)'
+	@result=0; for program in deadlight-agent deadlight-scanner; do echo "$$program of $(OLD):"; \
+		DEADLIGHT_OLD_BIN=$(CURDIR)/target/compat/bin DEADLIGHT_OLD_PLAYS=$$program cargo nextest run -p deadlight-tests --no-fail-fast \
+			-E 'test(/^closed_loop::v|^pull::the_loop|^enrol::two_commands|^life::a_certificate_is_renewed/)' || result=1; done; exit $$result
+
+# What revision OLD says and leaves behind, for tests/fixtures/versions; once for each release.
+record: old
+	DEADLIGHT_OLD_BIN=$(CURDIR)/target/compat/bin DEADLIGHT_OLD_PLAYS="deadlight-agent deadlight-scanner" \
+		target/debug/deadlight-record tests/fixtures/versions/$(OLD)
+
+old: install build
+	@[ -n "$(OLD)" ] || { echo "which other version? hint: make $(MAKECMDGOALS) OLD=v0.1.0" >&2; exit 1; }
+	tests/compat/build.sh "$(OLD)"
 
 bench: install
 	@command -v masscan >/dev/null || apt-get install -y --no-install-recommends masscan
@@ -80,6 +97,13 @@ lint:
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo fetch --locked --quiet
 	cargo deny --offline check bans licenses sources
+
+# Out of a clean tree, best at a tag: target/release-VERSION (docker/docs/release.md).
+release: release-tools
+	docker/release.sh
+
+release-tools:
+	@for tool in cargo-auditable cargo-cyclonedx; do command -v $$tool >/dev/null || cargo install --locked $$tool || exit 1; done
 
 build:
 	cargo build --workspace --locked

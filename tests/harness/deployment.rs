@@ -280,13 +280,11 @@ impl Deployment {
             Some(_) => "agent = \"pull\"\ncontrol = \"80/tcp\"".to_owned(),
             None => format!("agent = \"https://{}\"", Family::V4.node(AGENT_PORT)),
         };
-        let store = format!("sqlite:{}", self.path("deadlight.db").display());
         format!(
             "[vantage]\nid = {VANTAGE:?}\n\
              [sweep]\ntcp = {sweep:?}\n\
              [[node]]\nname = {NODE:?}\naddresses = {addresses:?}\n{agent}\n\
-             [[allow]]\nports = {allow:?}\nnodes = [\"*\"]\nowner = \"web\"\nreason = \"public site\"\n\
-             [store]\nurl = {store:?}\n"
+             [[allow]]\nports = {allow:?}\nnodes = [\"*\"]\nowner = \"web\"\nreason = \"public site\"\n"
         )
     }
 

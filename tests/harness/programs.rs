@@ -19,12 +19,25 @@ use crate::{netns::Netns, wait::wait_for};
 /// How long a program may take to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The path of a program that this workspace builds, next to the running test.
+/// The path of a program that this workspace builds, next to the running test; of [`old`] where `DEADLIGHT_OLD_PLAYS` names it.
 pub fn built(name: &str) -> Result<PathBuf> {
+    if env::var("DEADLIGHT_OLD_PLAYS").is_ok_and(|plays| plays.split(' ').any(|played| played == name)) {
+        return old(name);
+    }
     let test = env::current_exe().context("find the running test")?;
     // target/PROFILE/deps/stories-HASH, or target/PROFILE/PROGRAM
     let found = test.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.exists());
     found.with_context(|| format!("{name} is not built next to {}\nhint: cargo build --workspace", test.display()))
+}
+
+/// The path of a program of another version, which `make compat` has built.
+pub fn old(name: &str) -> Result<PathBuf> {
+    let hint = "hint: make compat OLD=REVISION";
+    let directory = env::var_os("DEADLIGHT_OLD_BIN")
+        .with_context(|| format!("DEADLIGHT_OLD_BIN does not say where another version is\n{hint}"))?;
+    let path = Path::new(&directory).join(name);
+    ensure!(path.exists(), "there is no {}\n{hint}", path.display());
+    Ok(path)
 }
 
 /// What a program that ran to its end said.

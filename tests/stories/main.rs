@@ -28,6 +28,7 @@ mod posture;
 mod pull;
 mod real_docker;
 mod reinsert;
+mod release;
 mod revert;
 mod second_writer;
 mod secrets;
@@ -38,5 +39,6 @@ mod store;
 mod syn_scan;
 mod trust;
 mod units;
+mod versions;
 
 use deadlight_tests::expect;

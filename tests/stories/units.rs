@@ -353,9 +353,9 @@ impl Place {
 
     fn install_scanner(&self, etc: &Path) -> Result<()> {
         let text = fs::read_to_string(self.deployment.path("scanner.toml"))?;
-        let (before_store, _) = text.split_once("[store]").unwrap_or_default();
+        let (before_tls, _) = text.split_once("[tls]").unwrap_or_default();
         let store = "[store]\nurl = \"sqlite:/var/lib/deadlight-scanner/deadlight.db\"\n";
-        let config = format!("{before_store}{store}{}", tls("deadlight-scanner", "scanner"));
+        let config = format!("{before_tls}{store}{}", tls("deadlight-scanner", "scanner"));
         self.install(etc, "deadlight-scanner", &format!("scanner-{VANTAGE}"), "scanner", &config)
     }
 

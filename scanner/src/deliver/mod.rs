@@ -94,6 +94,12 @@ pub enum DeliverError {
         /// Its words.
         detail: String,
     },
+    /// The agent is older than we are, and refuses what it would understand by half.
+    #[error("the agent does not know `{}`: it is older than this scanner; update it", printable(.field, SHOWN))]
+    Unknown {
+        /// What it does not know.
+        field: String,
+    },
     /// The answer is not what was asked for.
     #[error("failed to read the agent's answer")]
     Malformed(#[source] serde_json::Error),
@@ -150,11 +156,20 @@ impl Agent {
         let put = async |order: &Order| {
             read(&self.answer(self.question(Method::PUT, "/v1/exposures", TOTAL_LIMIT).with(order)?).await?)
         };
-        let mut report: Result<Report, _> = put(order).await;
+        let mut order = order.clone();
+        let mut report: Result<Report, _> = put(&order).await;
+        while let Err(DeliverError::Unknown { field }) = &report
+            && let Some(less) = order.without(field)
+        {
+            tracing::warn!(node = %self.node, "its agent is older than this scanner; ordered without `{field}`: update it");
+            order = less;
+            report = put(&order).await;
+        }
         if let (Err(DeliverError::Said { status: StatusCode::CONFLICT, .. }), Some(ahead)) = (&report, self.ahead()) {
             // Its clock is wrong, and the order is not: it may take as long to arrive by that clock as by ours.
             let expires_at = order.expires_at.checked_add(ahead).unwrap_or(order.expires_at);
-            report = put(&Order { expires_at, ..order.clone() }).await;
+            order.expires_at = expires_at;
+            report = put(&order).await;
         }
         accept(report?, &self.node, OrderMark { epoch: order.epoch, sequence: order.sequence })
     }
@@ -241,7 +256,10 @@ pub(crate) fn succeeded(status: StatusCode, body: &[u8]) -> Result<(), DeliverEr
         return Ok(());
     }
     let detail = match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) => format!("{}: {}", problem.title, problem.detail),
+        Ok(problem) => match problem.unknown_field() {
+            Some(field) => return Err(DeliverError::Unknown { field: field.to_owned() }),
+            None => format!("{}: {}", problem.title, problem.detail),
+        },
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
     Err(DeliverError::Said { status, detail })

@@ -61,7 +61,8 @@ pub struct Certificate {
     pub from: Timestamp,
     /// And until then.
     pub to: Timestamp,
-    /// Whether it is known to have reached whom it is for.
+    /// Whether it is known to have reached whom it is for; early registries do not say.
+    #[serde(default)]
     pub arrived: bool,
 }
 

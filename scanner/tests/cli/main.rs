@@ -10,6 +10,7 @@ mod diff;
 mod doctor;
 mod fake_agent;
 mod hook;
+mod older_agent;
 mod once;
 mod program;
 mod scan;

@@ -116,6 +116,12 @@ impl Order {
         }
         Ok(self.permit.as_ref().map_or(Ok(()), SignedPermit::check)?)
     }
+
+    /// The same order for an agent that does not know `field`; `None` where it would open more or close less without it.
+    pub fn without(&self, field: &str) -> Option<Self> {
+        // What peers have closed stays closed.
+        (field == "peers" && !self.peers.is_empty()).then(|| Self { peers: Vec::new(), ..self.clone() })
+    }
 }
 
 impl ReportedFinding {
@@ -134,6 +140,7 @@ fn check_word(field: &'static str, word: &str) -> Result<(), OrderError> {
 mod tests {
     use super::*;
     use crate::operator::OperatorKey;
+    use crate::wire::Problem;
 
     const GOLDEN: &str = include_str!("golden/order.json");
     /// Of the first test of RFC 8032, whose private half all the world knows; `openssl` signed the permit.
@@ -165,6 +172,22 @@ mod tests {
             let error = serde_json::from_str::<Order>(&GOLDEN.replacen(good, bad, 1)).unwrap_err().to_string();
             assert!(error.contains(wanted), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn does_without_what_only_opens_where_an_agent_does_not_know_it() {
+        let order: Order = serde_json::from_str(GOLDEN).unwrap();
+        let shared = Order { peers: vec!["office-b".parse().unwrap()], ..order.clone() };
+        assert_eq!(shared.without("peers"), Some(order.clone()));
+        assert_eq!(order.without("peers"), None, "there is nothing left to leave out");
+        assert_eq!(shared.without("permit"), None, "the allowlist would count without the operator's signature");
+        assert_eq!(shared.without("findings"), None);
+
+        let later = GOLDEN.replacen("\"epoch\": 3", "\"epoch\": 3, \"later\": 1", 1);
+        let detail = serde_json::from_str::<Order>(&later).unwrap_err().to_string();
+        let problem = Problem { title: "Unprocessable Entity".into(), status: 422, detail };
+        assert_eq!(problem.unknown_field(), Some("later"), "as every agent of version 1 says it");
+        assert_eq!(Problem { detail: "no such path".into(), ..problem }.unknown_field(), None);
     }
 
     #[test]

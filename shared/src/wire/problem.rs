@@ -12,3 +12,10 @@ pub struct Problem {
     /// What is wrong this time.
     pub detail: String,
 }
+
+impl Problem {
+    /// The field of the body that the agent does not know, where that is why it refuses it: it is older than whoever asks.
+    pub fn unknown_field(&self) -> Option<&str> {
+        self.detail.strip_prefix("unknown field `")?.split('`').next()
+    }
+}
