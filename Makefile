@@ -2,7 +2,7 @@
 # network namespaces are: demo, test, test-swarm, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint build install
+.PHONY: demo test test-swarm images bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint build install
 
 demo: install build
 	target/debug/deadlight-demo
@@ -14,6 +14,16 @@ test: install build
 test-swarm: install build
 	@tests/install.sh swarm
 	cargo test -p deadlight-tests --test swarm --locked -- $(STORIES)
+
+# On the engine of DOCKER_HOST. The same sources and packages give the same layers.
+images: VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+images:
+	@command -v setcap >/dev/null || apt-get install -y --no-install-recommends libcap2-bin
+	cargo build --release --locked -p deadlight-agent -p deadlight-scanner
+	docker/images/contexts.sh target/release target/images
+	for name in agent scanner; do docker build --quiet --tag deadlight-$$name:$(VERSION) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git rev-parse HEAD) target/images/$$name || exit 1; done
+	docker image ls 'deadlight-*:$(VERSION)'
 
 bench: install
 	@command -v masscan >/dev/null || apt-get install -y --no-install-recommends masscan
