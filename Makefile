@@ -2,7 +2,7 @@
 # network namespaces are: demo, test, test-swarm, compat, record, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm compat record old bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint release release-tools build install
+.PHONY: demo test test-swarm compat record old bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint release release-tools images build install
 
 demo: install build
 	target/debug/deadlight-demo
@@ -31,6 +31,16 @@ record: old
 old: install build
 	@[ -n "$(OLD)" ] || { echo "which other version? hint: make $(MAKECMDGOALS) OLD=v0.1.0" >&2; exit 1; }
 	tests/compat/build.sh "$(OLD)"
+
+# On the engine of DOCKER_HOST. The same sources and packages give the same layers.
+images: VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+images:
+	@command -v setcap >/dev/null || apt-get install -y --no-install-recommends libcap2-bin
+	cargo build --release --locked -p deadlight-agent -p deadlight-scanner
+	docker/images/contexts.sh target/release target/images
+	for name in agent scanner; do docker build --quiet --tag deadlight-$$name:$(VERSION) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git rev-parse HEAD) target/images/$$name || exit 1; done
+	docker image ls 'deadlight-*:$(VERSION)'
 
 bench: install
 	@command -v masscan >/dev/null || apt-get install -y --no-install-recommends masscan

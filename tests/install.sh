@@ -12,7 +12,7 @@ needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack
         prometheus-alertmanager:prometheus-alertmanager promtool:prometheus
         exim4:exim4-daemon-light
         chromium:chromium chromedriver:chromium-driver npm:npm'
-[ "${1:-}" != swarm ] || needed="$needed linux.uml:user-mode-linux mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs"
+[ "${1:-}" != swarm ] || needed="$needed linux.uml:user-mode-linux mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs setcap:libcap2-bin"
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=

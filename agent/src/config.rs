@@ -16,6 +16,7 @@ use serde::de::Error as _;
 
 use crate::firewall::OwnPort;
 use crate::identity::{Document, DocumentError};
+use crate::inventory::listeners::View;
 use crate::inventory::{Listener, Process, interfaces};
 use crate::ledger::Permitted;
 use crate::plan::{Policy, Protection};
@@ -71,9 +72,9 @@ pub struct Config {
     pub max_new_per_hour: usize,
     pub operator_key: Option<PathBuf>,
     pub docker_socket: PathBuf,
-    /// Who looks for listeners in the agent's place; said by `--helpers` alone.
+    /// Where it is seen who listens; said by `--helpers` and `--host` alone.
     #[serde(skip)]
-    pub listeners_socket: Option<PathBuf>,
+    pub listeners: View,
     pub tls: Option<TlsPaths>,
     pub pull: Option<Pull>,
     pub metrics: Option<Metrics>,
@@ -170,6 +171,7 @@ impl Config {
         };
         let sshd = held(|process| process.program.starts_with("sshd"));
         let init = held(|process| process.pid == 1);
+        let hidden = listeners.iter().filter(|listener| listener.is_hidden).map(|listener| listener.port).collect();
         let mut local = PortSet::default();
         self.protected.iter().for_each(|ports| local.extend(ports));
         let own = self.pull.is_none().then(|| Port::new(Protocol::Tcp, self.listen.port())).flatten();
@@ -181,6 +183,7 @@ impl Config {
                 protection(sshd, "sshd listens on it"),
                 protection(init, "process 1 holds it for a unit, which may be ssh.socket"),
                 protection(own.into_iter().collect(), "the agent listens on it"),
+                protection(hidden, "the agent's container cannot see who listens on it, which may be sshd"),
                 protection(by_the_swarm, "the swarm needs it between its nodes"),
                 protection(local, "the configuration protects it"),
             ],
@@ -207,7 +210,7 @@ impl Default for Config {
             max_new_per_hour: 20,
             operator_key: None,
             docker_socket: PathBuf::from("/var/run/docker.sock"),
-            listeners_socket: None,
+            listeners: View::Own,
             tls: None,
             pull: None,
             metrics: None,
@@ -290,6 +293,7 @@ mod tests {
             port: port.parse().unwrap(),
             address: Ipv6Addr::UNSPECIFIED.into(),
             process: Some(Process { pid, program: program.to_owned(), ..Process::default() }),
+            is_hidden: false,
         };
         let listeners = [
             listener("2222/tcp", 700, "sshd"),

@@ -137,7 +137,7 @@ impl Node {
         let port = question.port;
         let facts = self.gather(&mut state, [port].into_iter().collect()).await;
         let ledger = self.load(&state)?;
-        let policy = self.policy(&self.listeners()?, &ledger);
+        let policy = self.policy(&self.listeners(&ledger)?, &ledger);
         let desired = self.desired(&ledger, &policy);
         let inspection = block_in_place(|| self.firewall.inspect(&desired))?;
         Ok(Explanation {
@@ -156,7 +156,8 @@ impl Node {
     /// One look at the kernel, compared with what the ledger and the posture say. Changes nothing.
     pub async fn inspect(&self) -> Result<Inspection, NodeError> {
         let state = self.state_after_docker().await;
-        let (mut ledger, listeners) = (self.load(&state)?, self.listeners()?);
+        let mut ledger = self.load(&state)?;
+        let listeners = self.listeners(&ledger)?;
         self.take_posture(&mut ledger, &listeners)?;
         let policy = self.policy(&listeners, &ledger);
         Ok(block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy)))?)
@@ -187,13 +188,21 @@ impl Node {
         self.config.policy(listeners, !ledger.peers.is_empty(), permitted)
     }
 
-    fn listeners(&self) -> Result<Vec<Listener>, NodeError> {
-        block_in_place(|| self.host.listeners()).map_err(NodeError::Listeners)
+    /// Who listens. A port that Docker publishes is Docker's, whoever cannot be seen; one that is closed stays so.
+    fn listeners(&self, ledger: &Ledger) -> Result<Vec<Listener>, NodeError> {
+        let mut listeners = block_in_place(|| self.host.listeners()).map_err(NodeError::Listeners)?;
+        if listeners.iter().any(|listener| listener.is_hidden) {
+            let mut known = block_in_place(|| self.firewall.inspect(&Desired::default()))?.docker.published();
+            known.extend(&ledger.closed());
+            known.extend(&self.config.closed(!ledger.peers.is_empty()));
+            listeners.iter_mut().for_each(|listener| listener.is_hidden &= !known.contains(listener.port));
+        }
+        Ok(listeners)
     }
 
     /// To put back what was lost, those of the last look will do: nothing opens because a helper is away.
-    fn listeners_last_seen(&self, state: &mut State) -> Result<Vec<Listener>, NodeError> {
-        match (self.listeners(), &state.listeners) {
+    fn listeners_last_seen(&self, ledger: &Ledger, state: &mut State) -> Result<Vec<Listener>, NodeError> {
+        match (self.listeners(ledger), &state.listeners) {
             (Ok(now), _) => Ok(state.listeners.insert(now).clone()),
             (Err(error), Some(last)) => {
                 tracing::warn!("{}; as they were seen last", hint::line(&error));

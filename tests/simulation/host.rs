@@ -115,6 +115,7 @@ impl Rig {
             port: *port,
             address: [0; 4].into(),
             process: Some(Process { pid: 700, program: (*program).to_owned(), ..Process::default() }),
+            is_hidden: false,
         };
         machine.listening.iter().map(listener).collect()
     }

@@ -41,7 +41,9 @@ impl Fleet {
             pki(&["issue-agent", node.name])?;
         }
         fleet.configure("")?;
-        fs::write(fleet.shared.join("scanner.toml"), scanner_toml())?;
+        let credentials =
+            "[tls]\nca = \"ca.crt\"\ncertificate = \"scanner-office-a.crt\"\nkey = \"scanner-office-a.key\"\n";
+        fs::write(fleet.shared.join("scanner.toml"), scanner_toml(credentials))?;
         Ok(fleet)
     }
 
@@ -146,7 +148,8 @@ fn agent_toml(node: &Node) -> String {
     )
 }
 
-fn scanner_toml() -> String {
+/// Of a scanner outside; `trust` is how it is known.
+pub(crate) fn scanner_toml(trust: &str) -> String {
     let node = |node: &Node| {
         let addresses = Family::BOTH.map(|family| node.at(family, 0).ip().to_string());
         let agent = node.at(Family::V4, 7443);
@@ -156,6 +159,6 @@ fn scanner_toml() -> String {
     format!(
         "[vantage]\nid = \"office-a\"\n[sweep]\n{SWEEP}{nodes}\
          [[allow]]\nports = {ALLOWED:?}\nnodes = [\"*\"]\nowner = \"web\"\nreason = \"public site\"\n\
-         [tls]\nca = \"ca.crt\"\ncertificate = \"scanner-office-a.crt\"\nkey = \"scanner-office-a.key\"\n"
+         {trust}"
     )
 }

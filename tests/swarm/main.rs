@@ -19,6 +19,7 @@ mod posture;
 mod published;
 mod revert;
 mod sessions;
+mod stack;
 mod swarm;
 
 use std::{
@@ -56,6 +57,7 @@ const OF_THE_SWARM: &[(&str, OfTheSwarm)] = &[
     ("posture::closes_what_nobody_reported", posture::closes_what_nobody_reported),
     ("cause::of_a_port_that_no_service_publishes", cause::of_a_port_that_no_service_publishes),
     ("boot::a_closed_port_answers_no_syn", boot::a_closed_port_answers_no_syn),
+    ("stack::closes_and_stays_closed", stack::closes_and_stays_closed),
 ];
 
 /// Told of each node, which is to say of each engine.

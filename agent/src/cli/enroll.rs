@@ -8,22 +8,23 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use deadlight_shared::enrol::EnrolLine;
 use deadlight_shared::hint::{HintExt as _, Hinted};
-use deadlight_shared::log;
+use deadlight_shared::{Name, log};
 
 use super::print;
 use crate::api::Slots;
 use crate::config::{Config, Pull};
 use crate::identity::{Document, Enrolled, IdentityError, Keyring, Window, WindowError};
+use crate::node::host_name;
 
-/// A line has some 100 characters; what is longer is something else.
-const LONGEST_LINE: u64 = 4_096;
+/// The longest secret of Docker's; a line has some 100 characters.
+const LONGEST_FILE: u64 = 500 << 10;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The line, as `deadlight-scanner enroll` printed it
     #[arg(required_unless_present = "file", conflicts_with = "file")]
     line: Option<String>,
-    /// A file with the line, such as a Docker secret
+    /// A file with the line, or with those of several nodes, such as a Docker secret
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Where this node is enrolled already: replace its key and whom it trusts
@@ -34,7 +35,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let line = match (&arguments.line, &arguments.file) {
         (Some(line), _) => parse(line)?,
-        (None, Some(file)) => read(file)?,
+        (None, Some(file)) => read(file, config)?,
         (None, None) => bail!("neither a line nor a file with one"),
     };
     if !arguments.again && is_enrolled(config)? {
@@ -56,7 +57,7 @@ pub(super) async fn enroll_once(config: &Config, file: &Path) -> anyhow::Result<
     if is_enrolled(config)? {
         return Ok(());
     }
-    let Enrolled { node, key, validity } = enroll(config, read(file)?).await?;
+    let Enrolled { node, key, validity } = enroll(config, read(file, config)?).await?;
     tracing::info!(%node, %key, until = %validity.to, "enrolled");
     Ok(())
 }
@@ -114,14 +115,57 @@ async fn enroll(config: &Config, line: EnrolLine) -> anyhow::Result<Enrolled> {
     Ok(Err(hint.0).hint(hint.1)?)
 }
 
-fn read(file: &Path) -> anyhow::Result<EnrolLine> {
+/// The only line of `file`, or of several that of this node.
+fn read(file: &Path, config: &Config) -> anyhow::Result<EnrolLine> {
     let mut text = String::new();
-    let opened = std::fs::File::open(file).and_then(|opened| opened.take(LONGEST_LINE).read_to_string(&mut text));
+    let opened = std::fs::File::open(file).and_then(|opened| opened.take(LONGEST_FILE).read_to_string(&mut text));
     opened.with_context(|| format!("failed to read the enrolment line from {}", file.display()))?;
-    parse(&text)
+    own_line(&text, config.node.clone().or_else(host_name).as_ref())
+}
+
+fn own_line(text: &str, node: Option<&Name>) -> anyhow::Result<EnrolLine> {
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    if lines.len() < 2 {
+        return parse(text);
+    }
+    let node = node.context("the host name is no node name, and the file has lines of several nodes");
+    let node = node.hint("set node = \"…\" in the configuration")?;
+    // A broken line is its own node's trouble.
+    let own = lines.iter().rev().filter_map(|line| line.parse::<EnrolLine>().ok()).find(|line| line.node == *node);
+    let own = own.with_context(|| format!("none of the {} lines is for {node}", lines.len()));
+    Ok(own.hint(format!("add the line that `deadlight-scanner enroll {node}` prints"))?)
 }
 
 fn parse(text: &str) -> anyhow::Result<EnrolLine> {
     let parsed = text.parse::<EnrolLine>().context("this is no enrolment line");
     Ok(parsed.hint("copy the whole line that `deadlight-scanner enroll NODE` printed")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use deadlight_shared::KeyId;
+    use deadlight_shared::enrol::{SECRET_LENGTH, Secret};
+
+    fn line(node: &str, secret: u8) -> String {
+        let authority = KeyId::of_public_key(b"a key");
+        EnrolLine { node: node.parse().unwrap(), authority, secret: Secret::new([secret; SECRET_LENGTH]) }.to_string()
+    }
+
+    #[test]
+    fn each_node_takes_its_own_line_of_a_file() {
+        let of = |text: &str, node: &str| own_line(text, Some(&node.parse().unwrap()));
+        let taken = |text: &str, node: &str| of(text, node).unwrap().to_string();
+        assert_eq!(
+            taken(&line("n1", 1), "other"),
+            line("n1", 1),
+            "the only one is meant; its name is checked elsewhere"
+        );
+        let file = [line("n1", 1), line("n2", 2), "deadlight1:n3:cut".to_owned(), line("n1", 3)].join("\n");
+        assert_eq!(taken(&file, "n2"), line("n2", 2));
+        assert_eq!(taken(&file, "n1"), line("n1", 3), "a later line replaces an earlier one");
+        for stranger in ["n3", "n4"] {
+            assert!(of(&file, stranger).err().unwrap().to_string().contains("none of the 4 lines"), "{stranger}");
+        }
+    }
 }

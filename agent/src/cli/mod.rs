@@ -19,6 +19,7 @@ use deadlight_shared::{Name, Port, PortSet, memory};
 
 use crate::config::{Config, SAMPLE};
 use crate::firewall::Linux;
+use crate::inventory::listeners::View;
 use crate::ledger::LedgerError;
 use crate::node::{Node, NodeError, Selection, host_name};
 
@@ -36,6 +37,9 @@ struct Args {
     /// nor a look at other users' processes is needed
     #[arg(long, global = true, value_name = "DIRECTORY")]
     helpers: Option<PathBuf>,
+    /// In a container: the directory where it finds the node's /proc, and Docker's socket under its own path
+    #[arg(long, global = true, value_name = "DIRECTORY", env = "DEADLIGHT_HOST", conflicts_with = "helpers")]
+    host: Option<PathBuf>,
     /// Print the commented default configuration and exit
     #[arg(long)]
     print_config: bool,
@@ -133,11 +137,16 @@ pub fn main() -> ExitCode {
     finish(
         runtime
             .context("failed to start the runtime")
-            .and_then(|runtime| runtime.block_on(dispatch(command, args.config, args.helpers))),
+            .and_then(|runtime| runtime.block_on(dispatch(command, args.config, args.helpers, args.host))),
     )
 }
 
-async fn dispatch(command: Command, path: Option<PathBuf>, helpers: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+async fn dispatch(
+    command: Command,
+    path: Option<PathBuf>,
+    helpers: Option<PathBuf>,
+    host: Option<PathBuf>,
+) -> anyhow::Result<ExitCode> {
     let mut config = match command {
         // They run where they cannot read the file.
         Command::DockerGate { .. } | Command::Listeners => Config::default(),
@@ -145,7 +154,12 @@ async fn dispatch(command: Command, path: Option<PathBuf>, helpers: Option<PathB
     };
     if let Some(directory) = helpers {
         config.docker_socket = directory.join("docker.sock");
-        config.listeners_socket = Some(directory.join("listeners.sock"));
+        config.listeners = View::Helper(directory.join("listeners.sock"));
+    }
+    if let Some(host) = host {
+        let socket = config.docker_socket.strip_prefix("/").context("docker_socket is no absolute path")?;
+        config.docker_socket = host.join(socket);
+        config.listeners = View::Host(host.join("proc"));
     }
     match command {
         Command::Enroll(arguments) => enroll::run(&config, arguments).await,

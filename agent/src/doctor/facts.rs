@@ -20,8 +20,8 @@ pub(super) struct Facts {
     pub(super) now: Timestamp,
     pub(super) mode: Mode,
     pub(super) has_net_admin: bool,
-    /// How many sockets listen, where it can be seen who holds them.
-    pub(super) listeners: Result<usize, NodeError>,
+    /// How many sockets listen, and of how many it cannot be seen who holds them.
+    pub(super) listeners: Result<(usize, usize), NodeError>,
     /// None without the right to read rules.
     pub(super) firewall: Option<Survey>,
     pub(super) docker: Result<Engine, DockerError>,

@@ -15,7 +15,7 @@ use super::facts::{Door, Facts, Identity, Outside, StateDirectory};
 use crate::config::Config;
 use crate::firewall::Survey;
 use crate::identity::{IdentityError, Keyring};
-use crate::inventory::{docker, interfaces, listeners};
+use crate::inventory::{Listener, docker, has_capability, interfaces, listeners};
 use crate::ledger::Store;
 use crate::node::{Node, NodeError};
 
@@ -24,8 +24,9 @@ const LIMIT: Duration = Duration::from_secs(3);
 
 pub(super) async fn gather(node: &Node, config: &Config) -> Facts {
     let has_net_admin = has_capability(CAP_NET_ADMIN);
-    let listeners = block_in_place(|| listeners::read(config.listeners_socket.as_deref()));
-    let listeners = listeners.map(|listeners| listeners.len()).map_err(NodeError::Listeners);
+    let listeners = block_in_place(|| listeners::read(&config.listeners));
+    let count = |all: Vec<Listener>| (all.len(), all.iter().filter(|listener| listener.is_hidden).count());
+    let listeners = listeners.map(count).map_err(NodeError::Listeners);
     let state = state(&config.state_dir);
     let rules = match (has_net_admin, &listeners, &state.closed) {
         (true, Ok(_), Ok(_)) => Some(node.inspect().await),
@@ -53,12 +54,6 @@ pub(super) async fn gather(node: &Node, config: &Config) -> Facts {
             (None, networks) => Door::Networks(networks),
         },
     }
-}
-
-fn has_capability(number: u32) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
-    effective.is_some_and(|effective| effective & (1 << number) != 0)
 }
 
 fn outside(configured: &[String]) -> Outside {

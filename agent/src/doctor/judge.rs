@@ -52,9 +52,17 @@ fn rights(has_net_admin: bool) -> Found {
     }
 }
 
-fn listeners(listeners: &Result<usize, NodeError>) -> Found {
+fn listeners(listeners: &Result<(usize, usize), NodeError>) -> Found {
     match listeners {
-        Ok(count) => Found::well("listeners", format!("{count} sockets listen, and it can be seen who holds them")),
+        Ok((all, 0)) => Found::well("listeners", format!("{all} sockets listen, and it can be seen who holds them")),
+        Ok((all, hidden)) => Found::doubt(
+            "listeners",
+            format!(
+                "{all} sockets listen, and of {hidden} this container cannot see who holds them: of their ports it closes \
+                 only what Docker publishes"
+            ),
+            "with --host: the node's /proc in DIRECTORY/proc, CAP_SYS_PTRACE, and no AppArmor; or the units of docker/systemd",
+        ),
         Err(error) => wrong("listeners", error),
     }
 }

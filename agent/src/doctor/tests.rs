@@ -32,7 +32,7 @@ fn good() -> Facts {
         now: now(),
         mode: Mode::Enforce,
         has_net_admin: true,
-        listeners: Ok(7),
+        listeners: Ok((7, 0)),
         firewall: Some(Survey {
             programs: ["nft", "iptables-nft-save"].map(version).into(),
             default: Some(Nft),
@@ -104,6 +104,7 @@ fn without_rights_that_alone_is_said_of_the_firewall() {
         facts.rules = None;
     };
     assert_eq!(faults(unprivileged), ["!! rights", "!! listeners"]);
+    assert_eq!(faults(|it| it.listeners = Ok((7, 3))), ["?? listeners"], "in a container");
 }
 
 #[test]

@@ -48,8 +48,12 @@ impl World {
             unit: Some(format!("{program}.service")),
             container: None,
         };
-        let listener =
-            Listener { port: port.parse().unwrap(), address: address.parse().unwrap(), process: Some(process) };
+        let listener = Listener {
+            port: port.parse().unwrap(),
+            address: address.parse().unwrap(),
+            process: Some(process),
+            is_hidden: false,
+        };
         self.facts.listeners.as_mut().unwrap().push(listener);
         self
     }

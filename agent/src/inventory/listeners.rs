@@ -4,14 +4,20 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use deadlight_shared::{Port, Protocol};
 use serde::{Deserialize, Serialize};
 
+use super::has_capability;
+
 mod helper;
 
 pub use helper::tell;
+
+const CAP_SYS_PTRACE: u32 = 19;
+/// The kernel's `PROC_PID_INIT_INO`: the process namespace in which everybody is seen.
+const INITIAL_NAMESPACE: &str = "pid:[4026531836]";
 
 /// A socket that waits for anybody.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +28,20 @@ pub struct Listener {
     pub address: IpAddr,
     /// Who holds it; none for sockets of the kernel and of hidden processes.
     pub process: Option<Process>,
+    /// Whether nobody is seen to hold it because the agent does not see everybody: it may be sshd's.
+    #[serde(default)]
+    pub is_hidden: bool,
+}
+
+/// Where it is seen who listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum View {
+    /// In `/proc`, by this process.
+    Own,
+    /// In the node's `/proc` at this place, from within a container, which may be kept from looking into it.
+    Host(PathBuf),
+    /// By the helper behind this socket.
+    Helper(PathBuf),
 }
 
 /// A process as far as it explains a socket.
@@ -51,13 +71,28 @@ impl Listener {
     }
 }
 
-/// Reads all listening sockets of this network namespace. Not being allowed to see who holds them
-/// is an error: sshd's would look like anybody's. With `helper`, the process behind that socket looks.
-pub fn read(helper: Option<&Path>) -> io::Result<Vec<Listener>> {
-    helper.map_or_else(look, helper::ask)
+/// Reads all listening sockets of this network namespace. Not being allowed to see who holds them is an error, and in a
+/// container makes them hidden: sshd's would look like anybody's.
+pub fn read(view: &View) -> io::Result<Vec<Listener>> {
+    match view {
+        View::Own => {
+            fs::read_dir("/proc/1/fd")?;
+            if !has_capability(CAP_SYS_PTRACE) {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            look(Path::new("/proc"), is_initial(Path::new("/proc/self/ns/pid")))
+        }
+        // Readable for whoever is let into any process of the node.
+        View::Host(proc) => look(proc, is_initial(&proc.join("1/ns/pid"))),
+        View::Helper(socket) => helper::ask(socket),
+    }
 }
 
-fn look() -> io::Result<Vec<Listener>> {
+fn is_initial(namespace: &Path) -> bool {
+    fs::read_link(namespace).is_ok_and(|namespace| namespace == Path::new(INITIAL_NAMESPACE))
+}
+
+fn look(proc: &Path, sees_everybody: bool) -> io::Result<Vec<Listener>> {
     let mut sockets = Vec::new();
     for (file, protocol) in
         [("tcp", Protocol::Tcp), ("tcp6", Protocol::Tcp), ("udp", Protocol::Udp), ("udp6", Protocol::Udp)]
@@ -73,9 +108,13 @@ fn look() -> io::Result<Vec<Listener>> {
             Err(error) => return Err(error),
         }
     }
-    let owners = socket_owners()?;
-    let process = |inode| owners.get(&inode).map(|pid| read_process(*pid));
-    Ok(sockets.into_iter().map(|(port, address, inode)| Listener { port, address, process: process(inode) }).collect())
+    let owners = socket_owners(proc);
+    let listener = |(port, address, inode): (Port, IpAddr, u64)| {
+        let process = owners.get(&inode).map(|pid| read_process(&proc.join(pid.to_string()), *pid));
+        let is_hidden = !sees_everybody && process.is_none() && port.protocol == Protocol::Tcp;
+        Listener { port, address, process, is_hidden }
+    };
+    Ok(sockets.into_iter().map(listener).collect())
 }
 
 /// A socket that waits for anybody. Columns: sl local_address rem_address st … (5 more) inode; `local_address` is
@@ -107,10 +146,9 @@ fn parse_address(hex: &str) -> Option<IpAddr> {
 }
 
 /// Which process holds which socket inode. Processes that end meanwhile are passed over.
-fn socket_owners() -> io::Result<BTreeMap<u64, u32>> {
-    fs::read_dir("/proc/1/fd")?;
+fn socket_owners(proc: &Path) -> BTreeMap<u64, u32> {
     let mut owners = BTreeMap::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
+    for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else { continue };
         for descriptor in descriptors.flatten() {
@@ -121,11 +159,10 @@ fn socket_owners() -> io::Result<BTreeMap<u64, u32>> {
             }
         }
     }
-    Ok(owners)
+    owners
 }
 
-fn read_process(pid: u32) -> Process {
-    let directory = Path::new("/proc").join(pid.to_string());
+fn read_process(directory: &Path, pid: u32) -> Process {
     let read = |file: &str| fs::read_to_string(directory.join(file)).unwrap_or_default();
     let cgroup = read("cgroup");
     Process {
@@ -173,10 +210,21 @@ mod tests {
     }
 
     #[test]
-    fn our_own_listener_is_found_with_our_pid() {
+    fn our_own_listener_is_found_with_our_pid_or_hidden_where_nobody_is_seen() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = Port::new(Protocol::Tcp, socket.local_addr().unwrap().port()).unwrap();
-        let listener = read(None).unwrap().into_iter().find(|listener| listener.port == port).unwrap();
-        assert_eq!(listener.process.unwrap().pid, std::process::id());
+        let seen = |view| read(&view).unwrap().into_iter().find(|listener| listener.port == port).unwrap();
+        for view in [View::Own, View::Host("/proc".into())] {
+            let listener = seen(view);
+            assert_eq!((listener.process.unwrap().pid, listener.is_hidden), (std::process::id(), false));
+        }
+        let empty = tempfile::tempdir().unwrap();
+        let listener = seen(View::Host(empty.path().to_owned()));
+        assert_eq!((listener.process, listener.is_hidden), (None, true));
+        // The kernel lists UDP sockets of nobody, such as those of tunnels, and sshd has none.
+        let call = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = Port::new(Protocol::Udp, call.local_addr().unwrap().port()).unwrap();
+        let listeners = read(&View::Host(empty.path().to_owned())).unwrap();
+        assert!(!listeners.into_iter().find(|listener| listener.port == port).unwrap().is_hidden);
     }
 }

@@ -9,6 +9,7 @@ pub mod listeners;
 mod netlink;
 mod swarm;
 
+use std::fs;
 use std::net::IpAddr;
 
 use deadlight_shared::{Port, PortSet};
@@ -20,6 +21,13 @@ pub use docker::{Container, DockerFacts, Engine, Networks, Service};
 pub use listeners::{Listener, Process};
 pub use netlink::NetlinkError;
 pub use swarm::{Membership, Task};
+
+/// Whether this process has a capability, by its number in the kernel's `capability.h`.
+pub fn has_capability(number: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    effective.is_some_and(|effective| effective & (1 << number) != 0)
+}
 
 /// Everything an explanation may rest on. A part that could not be read says why.
 #[derive(Debug, Clone)]
@@ -39,13 +47,13 @@ impl Facts {
     /// waited for longer.
     pub async fn gather(config: &Config, ports: PortSet) -> Self {
         let docker = docker::gather(&config.docker_socket).await.map_err(|error| error.to_string());
-        let helper = config.listeners_socket.clone();
+        let view = config.listeners.clone();
         let local = tokio::task::spawn_blocking(move || {
             let asked = |flow: &Flow| {
                 Port::new(flow.protocol, flow.destination.port()).is_some_and(|port| ports.contains(port))
             };
             let flows = conntrack::dump(asked).map_err(|error| error.to_string());
-            let listeners = listeners::read(helper.as_deref()).map_err(|error| error.to_string());
+            let listeners = listeners::read(&view).map_err(|error| error.to_string());
             (flows, listeners, interfaces::addresses())
         });
         let (flows, listeners, addresses) = local.await.unwrap_or_else(|error| {

@@ -80,7 +80,8 @@ impl Node {
             return Ok(Vec::new());
         }
         let _lock = self.lock()?;
-        let (mut ledger, listeners) = (self.load(state)?, self.listeners_last_seen(state)?);
+        let mut ledger = self.load(state)?;
+        let listeners = self.listeners_last_seen(&ledger, state)?;
         ledger.armed |= arm;
         self.take_posture(&mut ledger, &listeners)?;
         if state.unsaved.is_some() || ledger != self.host.load()? {
@@ -147,7 +148,7 @@ impl Node {
             Selection::All => ledger.forget(),
         }
         let unsaved = self.save(&ledger, &mut state);
-        let written = self.enforce(&ledger, &self.listeners()?, Sessions::SeverOnChange)?.written;
+        let written = self.enforce(&ledger, &self.listeners(&ledger)?, Sessions::SeverOnChange)?.written;
         Ok(Reverted { written, unsaved })
     }
 
@@ -156,7 +157,8 @@ impl Node {
         let mut state = self.state.lock().await;
         let facts = self.gather(&mut state, PortSet::default()).await;
         let _lock = self.lock()?;
-        let (mut ledger, listeners) = (self.load(&state)?, self.listeners()?);
+        let mut ledger = self.load(&state)?;
+        let listeners = self.listeners(&ledger)?;
         let policy = self.policy(&listeners, &ledger);
         let inspection = block_in_place(|| self.firewall.inspect(&self.desired(&ledger, &policy)))?;
         let published = published(&inspection, &listeners, facts.docker.as_ref().ok());

@@ -38,7 +38,7 @@ impl Node {
             Ok(Some(operator)) => ledger.take_permit(order, &operator).err(),
             Ok(None) | Err(_) => None,
         };
-        let listeners = self.listeners()?;
+        let listeners = self.listeners(&ledger)?;
         let policy = self.policy(&listeners, &ledger);
         let decisions = plan::decide(order, &ledger, &policy, now);
         if self.config.mode == Mode::Enforce {

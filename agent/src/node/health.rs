@@ -37,7 +37,7 @@ impl Node {
         let docker = self.host.networks().await;
         let state = self.state.lock().await;
         let ledger = self.load(&state)?;
-        let policy = self.policy(&self.listeners()?, &ledger);
+        let policy = self.policy(&self.listeners(&ledger)?, &ledger);
         let desired = self.desired(&ledger, &policy);
         let inspection = block_in_place(|| self.firewall.inspect(&desired));
         let mut problems = self.own_concerns(&state, &ledger);

@@ -82,7 +82,7 @@ impl Host for Machine {
     }
 
     fn listeners(&self) -> io::Result<Vec<Listener>> {
-        listeners::read(self.config.listeners_socket.as_deref())
+        listeners::read(&self.config.listeners)
     }
 
     fn outside(&self) -> Result<BTreeSet<String>, NetlinkError> {

@@ -145,5 +145,5 @@ fn port(rng: &mut Rng) -> Option<Port> {
 fn listener(port: Port, rng: &mut Rng) -> Listener {
     let (pid, program) = [(700, "sshd"), (1, "systemd"), (701, "dockerd")][rng.usize(..3)];
     let process = Process { pid, program: program.to_owned(), ..Process::default() };
-    Listener { port, address: [0; 4].into(), process: Some(process) }
+    Listener { port, address: [0; 4].into(), process: Some(process), is_hidden: false }
 }

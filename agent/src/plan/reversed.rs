@@ -48,6 +48,7 @@ mod tests {
             port: port.parse().unwrap(),
             address: address.parse().unwrap(),
             process: None,
+            is_hidden: false,
         };
         let listeners = [
             listener("9000/tcp", "::"),

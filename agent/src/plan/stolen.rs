@@ -23,7 +23,8 @@ const MOST: usize = 1_000;
 #[test]
 fn every_port_over_and_over_closes_what_the_budget_allows() {
     let sshd = Process { program: "sshd".to_owned(), ..Process::default() };
-    let listener = Listener { port: "2222/tcp".parse().unwrap(), address: [0; 4].into(), process: Some(sshd) };
+    let listener =
+        Listener { port: "2222/tcp".parse().unwrap(), address: [0; 4].into(), process: Some(sshd), is_hidden: false };
     let config = Config { protected: vec!["9443/tcp".parse().unwrap()], ..Config::default() };
     let protected: PortSet = "22,2222,2377,7443,7946,9443/tcp,4789,7946/udp".parse().unwrap();
     let mut rng = Rng::with_seed(1);

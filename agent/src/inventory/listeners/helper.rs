@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::{Listener, look};
+use super::{Listener, View, read};
 
 /// How long each end waits for the other.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ pub(super) fn ask(socket: &Path) -> io::Result<Vec<Listener>> {
 
 /// Says what stands in `/proc` now; a helper reads nothing.
 pub async fn tell(mut stream: tokio::net::UnixStream) {
-    let look = || -> Answer { look().map_err(|error| error.to_string()) };
+    let look = || -> Answer { read(&View::Own).map_err(|error| error.to_string()) };
     let looked = tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| Err(error.to_string()));
     let told = async { stream.write_all(&serde_json::to_vec(&looked)?).await };
     match tokio::time::timeout(LIMIT, told).await {
@@ -40,7 +40,6 @@ pub async fn tell(mut stream: tokio::net::UnixStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::listeners::read;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_a_helper_tells_is_what_it_sees() {
@@ -50,7 +49,7 @@ mod tests {
         let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = own.local_addr().unwrap().port();
         tokio::spawn(async move { tell(helper.accept().await.unwrap().0).await });
-        let told = tokio::task::spawn_blocking(move || read(Some(&socket))).await.unwrap().unwrap();
+        let told = tokio::task::spawn_blocking(move || read(&View::Helper(socket))).await.unwrap().unwrap();
         let listener = told.into_iter().find(|listener| listener.port.number.get() == port).unwrap();
         assert_eq!(listener.process.unwrap().pid, std::process::id());
     }
@@ -60,14 +59,14 @@ mod tests {
     fn a_helper_that_is_away_or_breaks_off_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("listeners.sock");
-        assert!(read(Some(&socket)).is_err());
+        assert!(read(&View::Helper(socket.clone())).is_err());
         let helper = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         for answer in ["", "{\"Ok\":[", "{\"Err\":\"permission denied\"}"] {
             let answering = helper.try_clone().unwrap();
             let thread = std::thread::spawn(move || {
                 std::io::Write::write_all(&mut answering.accept().unwrap().0, answer.as_bytes()).unwrap();
             });
-            assert!(read(Some(&socket)).is_err(), "{answer}");
+            assert!(read(&View::Helper(socket.clone())).is_err(), "{answer}");
             thread.join().unwrap();
         }
     }

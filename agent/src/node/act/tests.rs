@@ -370,7 +370,21 @@ async fn revert_opens_one_port_or_all() {
 
 fn proxy(port: &str, address: [u8; 4], program: &str) -> Listener {
     let process = Process { pid: 900, program: program.to_owned(), ..Process::default() };
-    Listener { port: port.parse().unwrap(), address: address.into(), process: Some(process) }
+    Listener { port: port.parse().unwrap(), address: address.into(), process: Some(process), is_hidden: false }
+}
+
+/// In a container that may not look into other processes, sshd would look like anybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_hidden_process_listens_on_is_refused_unless_docker_publishes_it_or_it_is_closed() {
+    let world = World::new("80/tcp", |_| {});
+    world.close("81/tcp", &Origin::Local);
+    let hidden = |port| Listener { process: None, is_hidden: true, ..proxy(port, [0; 4], "") };
+    world.machine.parts().listeners = ["80/tcp", "81/tcp", "2222/tcp"].map(hidden).to_vec();
+    let report = world.answer(&order(1, &[80, 81, 82, 2222])).await.unwrap();
+    let (enforced, refused) = (OutcomeStatus::Enforced, OutcomeStatus::Refused);
+    assert_eq!(statuses(&report), [enforced, enforced, enforced, refused]);
+    assert!(report.outcomes[3].reason.contains("which may be sshd"), "{}", report.outcomes[3].reason);
+    assert_eq!(world.closed(), "80-82/tcp");
 }
 
 #[tokio::test(flavor = "multi_thread")]
