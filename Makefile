@@ -2,12 +2,12 @@
 # network namespaces are: demo, test, test-swarm, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint build install
+.PHONY: demo test test-swarm bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures packages lint build install cargo-deb
 
 demo: install build
 	target/debug/deadlight-demo
 
-test: install build
+test: install build cargo-deb
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 	cargo nextest run --workspace $(if $(CI),--profile ci,)
 
@@ -71,6 +71,14 @@ pictures: install build
 	cargo nextest run -p deadlight-tests -E 'test(everybody_can_read_it)'
 	mkdir -p docker/pictures
 	cp target/pictures/{overview-light,overview-phone,finding-light,nodes-dark}.png docker/pictures
+
+# deadlight-agent and deadlight-scanner for Debian, into target/debian. They run on this machine's release and later ones.
+packages: cargo-deb
+	cargo build --release --locked -p deadlight-agent -p deadlight-scanner
+	docker/debian/build.sh $(CURDIR)/target
+
+cargo-deb:
+	@command -v cargo-deb >/dev/null || cargo install --locked cargo-deb
 
 lint:
 	cargo fmt --all --check

@@ -21,6 +21,7 @@ mod life;
 mod lock;
 mod node_faults;
 mod outbound;
+mod packages;
 mod page;
 mod posture;
 mod pull;
