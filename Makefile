@@ -2,12 +2,12 @@
 # network namespaces are: demo, test, test-swarm, compat, record, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm compat record old bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint release release-tools images build install
+.PHONY: demo test test-swarm compat record old bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint release release-tools images packages build install cargo-deb
 
 demo: install build
 	target/debug/deadlight-demo
 
-test: install release-tools build
+test: install release-tools cargo-deb build
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 	cargo nextest run --workspace $(if $(CI),--profile ci,)
 
@@ -99,6 +99,14 @@ pictures: install build
 	mkdir -p docker/pictures
 	cp target/pictures/{overview-light,overview-phone,finding-light,nodes-dark}.png docker/pictures
 	target/debug/deadlight-demo docker/pictures/loop.svg
+
+# deadlight-agent and deadlight-scanner for Debian, into target/debian. They run on this machine's release and later ones.
+packages: cargo-deb
+	cargo build --release --locked -p deadlight-agent -p deadlight-scanner
+	docker/debian/build.sh $(CURDIR)/target
+
+cargo-deb:
+	@command -v cargo-deb >/dev/null || cargo install --locked cargo-deb
 
 lint:
 	cargo fmt --all --check

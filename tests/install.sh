@@ -11,8 +11,9 @@ needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack
         ufw:ufw firewalld:firewalld dbus-daemon:dbus faketime:faketime
         prometheus-alertmanager:prometheus-alertmanager promtool:prometheus
         exim4:exim4-daemon-light
+        mmdebstrap:mmdebstrap dpkg-shlibdeps:dpkg-dev strip:binutils
         chromium:chromium chromedriver:chromium-driver npm:npm'
-[ "${1:-}" != swarm ] || needed="$needed linux.uml:user-mode-linux mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs setcap:libcap2-bin"
+[ "${1:-}" != swarm ] || needed="$needed linux.uml:user-mode-linux mkfs.ext4:e2fsprogs setcap:libcap2-bin"
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=

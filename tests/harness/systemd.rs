@@ -42,6 +42,7 @@ umount --recursive /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t overlay overlay -o "lowerdir=$0/bin:/usr/bin" /usr/bin
 mount -t tmpfs tmpfs /var/lib
+systemd-tmpfiles --create /etc/deadlight-units/deadlight-*.tmpfiles.conf
 exec env -i container=deadlight-lab SYSTEMD_UNIT_PATH=/etc/deadlight-units PATH="$PATH" \
     /lib/systemd/systemd --system --log-target=null --unit=basic.target
 ' "$0"
@@ -68,7 +69,6 @@ impl<'a> Systemd<'a> {
         }
         install(etc)?;
         run(namespace.command("touch").arg(LOG))?;
-        run(namespace.command("systemd-tmpfiles").arg("--create").arg(source().join("deadlight.tmpfiles.conf")))?;
         let cgroup = directory.path().file_name().and_then(|name| name.to_str()).context("a name")?.to_owned();
         let mut systemd = Self { init: None, directory, cgroup, namespace, etc: etc.to_owned() };
         systemd.start()?;
@@ -173,8 +173,8 @@ pub fn give_to(etc: &Path, user: &str, directory: &Path) -> Result<()> {
 
 fn sysusers(etc: &Path) -> Result<()> {
     let root = etc.parent().context("a parent of /etc")?;
-    run(Command::new("systemd-sysusers").arg("--root").arg(root).arg(source().join("deadlight.sysusers.conf")))
-        .map(drop)
+    let users = ["agent", "scanner"].map(|name| source().join(format!("deadlight-{name}.sysusers.conf")));
+    run(Command::new("systemd-sysusers").arg("--root").arg(root).args(users)).map(drop)
 }
 
 /// As `docker/README.md` says, but for a directory of their own, so that nothing of this machine's is started; what the

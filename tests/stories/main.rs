@@ -23,6 +23,7 @@ mod lock;
 mod migration;
 mod node_faults;
 mod outbound;
+mod packages;
 mod page;
 mod posture;
 mod pull;

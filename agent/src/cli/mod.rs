@@ -6,6 +6,7 @@ mod enroll;
 mod harden;
 mod helper;
 mod keep;
+mod manual;
 mod show;
 
 use std::io::{self, Write as _};
@@ -114,6 +115,10 @@ enum Command {
     ///
     /// Standard input is the listening socket. Started by deadlight-listeners.socket.
     Listeners,
+    /// Print what a shell needs to complete commands
+    Completions(manual::Completions),
+    /// Print the manual page
+    Man(manual::Manual),
 }
 
 /// What can be said on the command line, for whoever checks what is written about it.
@@ -148,8 +153,10 @@ async fn dispatch(
     host: Option<PathBuf>,
 ) -> anyhow::Result<ExitCode> {
     let mut config = match command {
-        // They run where they cannot read the file.
-        Command::DockerGate { .. } | Command::Listeners => Config::default(),
+        // They run where they cannot read the file, or speak of the command line alone.
+        Command::DockerGate { .. } | Command::Listeners | Command::Completions(_) | Command::Man(_) => {
+            Config::default()
+        }
         _ => Config::load(path.as_deref()).hint("deadlight-agent --print-config shows every key with its default")?,
     };
     if let Some(directory) = helpers {
@@ -186,6 +193,8 @@ async fn dispatch(
         }
         Command::DockerGate { docker_socket } => helper::docker_gate(docker_socket).await,
         Command::Listeners => helper::listeners().await,
+        Command::Completions(arguments) => manual::completions(&arguments),
+        Command::Man(arguments) => manual::manual(&arguments),
     }
 }
 
