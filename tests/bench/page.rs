@@ -17,6 +17,7 @@ use deadlight_tests::{
     memories::{configuration, remember},
     netns::Netns,
     page::Served,
+    postgres::Postgres,
     process::run,
     programs::{Running, scanner},
     scratch,
@@ -33,15 +34,20 @@ const REST: Duration = Duration::from_secs(130);
 pub(crate) fn measure() -> Result<()> {
     let place = Netns::new("page")?;
     place.ip("link set lo up")?;
-    place.enter(pages)?;
+    place.enter(|| pages("SQLite", "sqlite:deadlight.db"))?;
+    let server = Postgres::start()?;
+    let url = server.database("deadlight")?;
+    place.enter(|| pages("PostgreSQL", &url))?;
+    let bytes: u64 = server.sql("deadlight", "SELECT pg_database_size('deadlight')")?.parse()?;
+    println!("| PostgreSQL's database of {NODES} nodes and {YEAR} days | {} MiB | | |", bytes >> 20);
     growth()?;
     rest(&place)
 }
 
 /// Each page, as often as somebody is impatient.
-fn pages() -> Result<()> {
+fn pages(kind: &str, url: &str) -> Result<()> {
     let directory = scratch::directory()?;
-    let text = configuration(NODES);
+    let text = configuration(NODES).replace("sqlite:deadlight.db", url);
     let config = Config::parse(&text, &directory.path().join("scanner.toml"), today(Timestamp::now()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -51,7 +57,7 @@ fn pages() -> Result<()> {
         for path in ["/", "/findings", "/findings?page=9", "/nodes", "/nodes?page=4", "/sweeps", "/agents", "/allowlist", "/metrics"] {
             let (slowest, bytes) = tokio::task::spawn_blocking(move || slowest(address, path)).await??;
             let milliseconds = slowest.as_secs_f64() * 1e3;
-            println!("| {path} of {NODES} nodes and {YEAR} days, the slowest of {TIMES} | {milliseconds:.0} ms, {} KiB | | |", bytes / 1_024);
+            println!("| {path} of {NODES} nodes and {YEAR} days in {kind}, the slowest of {TIMES} | {milliseconds:.0} ms, {} KiB | | |", bytes / 1_024);
         }
         Ok(())
     })

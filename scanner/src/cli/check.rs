@@ -27,7 +27,7 @@ use crate::web;
 #[derive(Debug, Args)]
 pub(super) struct ConfigFile {
     /// The configuration; `--print-config` shows one
-    #[arg(long, value_name = "FILE", default_value = "/etc/deadlight/scanner.toml")]
+    #[arg(long, value_name = "FILE", default_value = "/etc/deadlight-scanner/scanner.toml")]
     pub(super) config: PathBuf,
 }
 

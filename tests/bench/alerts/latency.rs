@@ -26,7 +26,7 @@ use deadlight_tests::{
 };
 use jiff::Timestamp;
 use pnet::packet::tcp::TcpFlags;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     FIRST_PORT, MINUTE, ask,
@@ -35,11 +35,8 @@ use super::{
 };
 use crate::{percentile, repetitions, row};
 
-const ROUNDS: usize = 20;
-/// In both families.
-const PORTS_A_ROUND: u16 = 5;
-/// A webhook rests so long after a message, and a little more.
-const REST: Duration = Duration::from_secs(31);
+/// Each of a port of its own, over IPv4 and IPv6 by turns.
+const ROUNDS: u16 = 100;
 
 /// Of the watches: deprecated, so that no scanner has it for its own.
 const WATCHES: [IpAddr; 2] =
@@ -57,22 +54,24 @@ struct Answered {
 type Answers = Arc<Mutex<BTreeMap<SocketAddr, Answered>>>;
 
 pub(super) fn measure() -> Result<()> {
-    let rounds = repetitions(ROUNDS)?;
-    let ports = PORTS_A_ROUND * u16::try_from(rounds)?;
+    let ports = FIRST_PORT..FIRST_PORT + u16::try_from(repetitions(ROUNDS.into())?)?;
     let wire = Wire::new()?;
     wire.inet.ip("addr add 2001:db8:51::3/64 dev eth0 nodad preferred_lft 0")?;
     let _site = Family::BOTH.map(|family| Server::tcp(&wire.node, family.any(80)));
-    let sweep = format!("80,7443,{FIRST_PORT}-{}", FIRST_PORT + ports - 1);
+    let sweep = format!("80,7443,{}-{}", ports.start, ports.end - 1);
     let deployment = Deployment::new(&Settings { mode: "observe", sweep: &sweep, ..Settings::default() })?;
     deployment.prepend("max_new_per_hour = 100000")?;
-    all_are_known(&deployment, &wire, FIRST_PORT..FIRST_PORT + ports)?;
+    all_are_known(&deployment, &wire, ports.clone())?;
 
-    let webhook = wire.inet.enter(|| Sink::start(Behaviour::Moody))?;
+    // Of the sinks, PagerDuty's waits least after a message for what could go with it.
+    let sink = wire.inet.enter(|| Sink::start(Behaviour::Moody))?;
     let peers = Sink::start(Behaviour::Moody)?;
     let alertmanager = Alertmanager::telling(&peers.url())?;
-    replace(&deployment, "agent.toml", "\"observe\"", "\"enforce\"")?;
+    fs::write(deployment.path("key"), "0123456789abcdef0123456789abcdef\n")?;
+    let block = format!("{}key_file = \"key\"\n[store]", sink.block("pagerduty"));
+    replace(&deployment, "scanner.toml", "[store]", &block)?;
     replace(&deployment, "scanner.toml", "[sweep]\n", "[sweep]\nevery = \"24h\"\nquick = \"1s\"\n")?;
-    replace(&deployment, "scanner.toml", "[store]", &format!("{}[store]", webhook.block("webhook")))?;
+    replace(&deployment, "agent.toml", "\"observe\"", "\"enforce\"")?;
     let answers = Answers::default();
     let _capture = watch(&wire.inet, &answers)?;
     let agent = deployment.start_agent(&wire)?;
@@ -82,30 +81,27 @@ pub(super) fn measure() -> Result<()> {
     })?;
 
     let mut told_peer = Vec::new();
-    for round in 0..rounds {
-        let first = FIRST_PORT + PORTS_A_ROUND * u16::try_from(round)?;
-        let exposed = open(&wire.node, first..first + PORTS_A_ROUND)?;
-        let watch = |family: Family| SynWatch::start(&wire.inet, WATCHES[family as usize], family.node(first));
-        let _watches = [watch(Family::V4)?, watch(Family::V6)?];
+    for (round, port) in ports.enumerate() {
+        let family = Family::BOTH[round % 2];
+        let exposed = Server::tcp(&wire.node, family.any(port))?;
+        let _watch = SynWatch::start(&wire.inet, WATCHES[family as usize], family.node(port))?;
         let at = wait_for("an answer", MINUTE, || {
-            let answered = seen(&answers).get(&Family::V4.node(first)).and_then(|answered| answered.first);
+            let answered = seen(&answers).get(&family.node(port)).and_then(|answered| answered.first);
             answered.ok_or_else(|| program.log())
         })?;
         told_peer.push((format!("round{round}"), at));
         post(&alertmanager, round)?;
-        wait_for("the end of the round", 2 * MINUTE, || {
-            let ends = count(&webhook.heard(), "resolved");
-            let all = (round + 1) * usize::from(2 * PORTS_A_ROUND);
-            (ends == all && peers.heard().len() > round).then_some(()).ok_or_else(|| {
-                format!("{ends} of {all}, peer {}\n{}\n{}", peers.heard().len(), program.log(), agent.log())
-            })
+        wait_for("the end of the round", MINUTE, || match events(&sink.heard(), "resolve").count() {
+            ends if ends > round => Ok(()),
+            ends => Err(format!("{ends} ends of {}\n{}\n{}", round + 1, program.log(), agent.log())),
         })?;
         drop(exposed);
-        let last = webhook.heard().last().map_or_else(Instant::now, |message| message.at);
-        std::thread::sleep((last + REST).saturating_duration_since(Instant::now()));
     }
+    let peers = wait_for("Alertmanager", MINUTE, || {
+        peer_times(&told_peer, &peers.heard()).map_err(|error| format!("{error:#}"))
+    })?;
     program.stop()?;
-    report(&deployment, &seen(&answers), &webhook.heard(), &peer_times(&told_peer, &peers.heard())?)
+    report(&deployment, &seen(&answers), &sink.heard(), &peers)
 }
 
 /// Each port has been open and is not any more: quick sweeps ask what has a finding.
@@ -149,8 +145,10 @@ fn replace(deployment: &Deployment, file: &str, from: &str, to: &str) -> Result<
     Ok(fs::write(&file, fs::read_to_string(&file)?.replace(from, to))?)
 }
 
-fn count(heard: &[Message], kind: &str) -> usize {
-    heard.iter().flat_map(|message| &message.alerts).filter(|alert| alert["kind"] == kind).count()
+/// When those of `action` arrived.
+fn events<'a>(heard: &'a [Message], action: &'a str) -> impl Iterator<Item = (Timestamp, &'a Value)> {
+    let events = heard.iter().flat_map(|message| message.alerts.iter().map(|event| (wall(message.at), event)));
+    events.filter(move |(_, event)| event["event_action"] == action)
 }
 
 fn post(alertmanager: &Alertmanager, round: usize) -> Result<()> {
@@ -176,22 +174,22 @@ fn report(
     heard: &[Message],
     peers: &[Duration],
 ) -> Result<()> {
-    let events = ask(&deployment.path(""), async |database| {
+    let happened = ask(&deployment.path(""), async |database| {
         Past(&database).events(Timestamp::UNIX_EPOCH, Timestamp::now()).await
     })?;
     let (mut alerted, mut closed, mut proven) = (Vec::new(), Vec::new(), Vec::new());
-    for message in heard {
-        for alert in message.alerts.iter().filter(|alert| alert["kind"] == "exposed") {
-            let finding: deadlight_shared::Finding = serde_json::from_value(alert["finding"].clone())?;
-            let place = SocketAddr::new(finding.address, finding.port().number.get());
-            let answered = answers.get(&place).with_context(|| format!("no answer of {place}"))?;
-            let first = answered.first.with_context(|| format!("{place} answered no scanner"))?;
-            let mut ends = events.iter().filter(|(it, event)| it.id == finding.id && event.at > first);
-            let end = ends.find(|(_, event)| event.status == FindingStatus::Resolved);
-            alerted.push(since(first, wall(message.at))?);
-            closed.push(since(first, answered.last)?);
-            proven.push(since(first, end.with_context(|| format!("{place} was not proven closed"))?.1.at)?);
-        }
+    for (at, event) in events(heard, "trigger") {
+        let place = place(event).with_context(|| format!("no place in {event}"))?;
+        let answered = answers.get(&place).with_context(|| format!("no answer of {place}"))?;
+        let first = answered.first.with_context(|| format!("{place} answered no scanner"))?;
+        let end = happened.iter().find(|(finding, event)| {
+            (finding.address, finding.port.get()) == (place.ip(), place.port())
+                && event.at > first
+                && event.status == FindingStatus::Resolved
+        });
+        alerted.push(since(first, at)?);
+        closed.push(since(first, answered.last)?);
+        proven.push(since(first, end.with_context(|| format!("{place} was not proven closed"))?.1.at)?);
     }
     let count = alerted.len();
     for (what, times, peer) in
@@ -205,6 +203,13 @@ fn report(
         }
     }
     Ok(())
+}
+
+/// What an event is about.
+fn place(event: &Value) -> Option<SocketAddr> {
+    let (_, address) = event["payload"]["source"].as_str()?.trim_end_matches(')').split_once('(')?;
+    let (port, _) = event["payload"]["component"].as_str()?.split_once('/')?;
+    Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?))
 }
 
 fn wall(at: Instant) -> Timestamp {

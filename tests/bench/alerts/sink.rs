@@ -19,6 +19,7 @@ use serde_json::Value;
 pub(super) struct Message {
     pub(super) at: Instant,
     pub(super) key: String,
+    /// Each, in the words of the sink's kind.
     pub(super) alerts: Vec<Value>,
     /// Its sink could act on it, whatever it said.
     pub(super) has_arrived: bool,
@@ -91,7 +92,8 @@ fn converse(mut stream: TcpStream, behaviour: Behaviour, mood: u8, heard: &Mutex
         return Ok(());
     }
     let (key, body) = read(&stream)?;
-    let alerts = body["alerts"].as_array().cloned().unwrap_or_default();
+    // PagerDuty gets one event a message.
+    let alerts = body["alerts"].as_array().cloned().unwrap_or_else(|| vec![body]);
     let now = Instant::now();
     let accepted = {
         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
