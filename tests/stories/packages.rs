@@ -202,7 +202,8 @@ fn an_upgrade_restarts_and_opens_nothing(suite: &str) -> Result<()> {
     Ok(())
 }
 
-/// What an administrator does, who has the agent's files from the CA.
+/// What an administrator does, who has the agent's files from the CA. The agent's port is closed to others: such a rule is in
+/// the configuration, not in the ledger.
 fn enrol(debian: &Debian, deployment: &Deployment) -> Result<()> {
     for (from, to) in [("ca.crt", "ca.crt"), ("agent-n1.crt", "agent.crt"), ("agent-n1.key", "agent.key")] {
         fs::copy(deployment.path(from), debian.packages().join(to))?;
@@ -211,7 +212,10 @@ fn enrol(debian: &Debian, deployment: &Deployment) -> Result<()> {
     let file = |name: &str| Path::new("/etc/deadlight").join(name);
     let [ca, certificate, key] = ["ca.crt", "agent.crt", "agent.key"].map(file);
     let tls = format!("[tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n");
-    fs::write(debian.packages().join("agent.toml"), format!("node = {NODE:?}\nmode = \"enforce\"\n{tls}"))?;
+    fs::write(
+        debian.packages().join("agent.toml"),
+        format!("node = {NODE:?}\nmode = \"enforce\"\nscanners = [\"{}\"]\n{tls}", V4.scanner()),
+    )?;
     debian.sh("cat /packages/agent.toml > /etc/deadlight/agent.toml").map(drop)
 }
 
