@@ -9,6 +9,7 @@ demo: install build
 
 test: install release-tools cargo-deb build
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
+	@for suite in bookworm trixie; do tests/packages/tree.sh $$suite >/dev/null || exit 1; done
 	cargo nextest run --workspace $(if $(CI),--profile ci,)
 
 test-swarm: install build

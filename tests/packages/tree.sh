@@ -2,7 +2,7 @@
 # tree.sh SUITE: prints the path of a clean Debian of this suite with what the packages depend on. Built where this recipe
 # never was; kept for the next time.
 set -eu
-cache=${PACKAGES_CACHE:-/var/cache/deadlight-packages}
+cache=/var/cache/deadlight-packages
 recipe=$(sha256sum "$0" | cut -c 1-12)
 tree=$cache/$1-$recipe
 

@@ -14,6 +14,7 @@ use deadlight_tests::{
     },
     netns::Netns,
     order, packages,
+    syn_watch::SynWatch,
     wait::wait_for,
 };
 
@@ -170,7 +171,10 @@ fn an_upgrade_restarts_and_opens_nothing(suite: &str) -> Result<()> {
     ))?;
     listens(&debian, &lab)?;
     let closed = [(V4, "tcp", HOST), (V4, "tcp", INGRESS)];
+    let watch = SynWatch::start(lab.inet(), V4.scanner(), V4.node(HOST))?;
+    watch.see_open()?;
     order::enforce(&deployment, &lab.wire, 1, &closed)?;
+    let mark = watch.so_far();
     let enforced = rules()?;
     let process = || debian.run("systemctl", &["show", "--value", "--property", "MainPID", AGENT]);
     let (old, config) = (process()?, debian.sh("cat /etc/deadlight/agent.toml")?);
@@ -192,6 +196,9 @@ fn an_upgrade_restarts_and_opens_nothing(suite: &str) -> Result<()> {
     debian.install(&[&agent])?;
     listens(&debian, &lab)?;
     ensure!(rules()? == enforced, "the ledger is not taken up");
+    watch.observe(20)?;
+    let tried = watch.since(mark);
+    ensure!(tried.answered == 0, "open for a while: {tried:?}");
 
     debian.run("apt-get", &["purge", "--yes", "deadlight-agent"])?;
     ensure!(rules()? == before, "{}, not {before}", rules()?);
@@ -202,7 +209,8 @@ fn an_upgrade_restarts_and_opens_nothing(suite: &str) -> Result<()> {
     Ok(())
 }
 
-/// What an administrator does, who has the agent's files from the CA.
+/// What an administrator does, who has the agent's files from the CA. The agent's port is closed to others: such a rule is in
+/// the configuration, not in the ledger.
 fn enrol(debian: &Debian, deployment: &Deployment) -> Result<()> {
     for (from, to) in [("ca.crt", "ca.crt"), ("agent-n1.crt", "agent.crt"), ("agent-n1.key", "agent.key")] {
         fs::copy(deployment.path(from), debian.packages().join(to))?;
@@ -211,7 +219,10 @@ fn enrol(debian: &Debian, deployment: &Deployment) -> Result<()> {
     let file = |name: &str| Path::new("/etc/deadlight").join(name);
     let [ca, certificate, key] = ["ca.crt", "agent.crt", "agent.key"].map(file);
     let tls = format!("[tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n");
-    fs::write(debian.packages().join("agent.toml"), format!("node = {NODE:?}\nmode = \"enforce\"\n{tls}"))?;
+    fs::write(
+        debian.packages().join("agent.toml"),
+        format!("node = {NODE:?}\nmode = \"enforce\"\nscanners = [\"{}\"]\n{tls}", V4.scanner()),
+    )?;
     debian.sh("cat /packages/agent.toml > /etc/deadlight/agent.toml").map(drop)
 }
 
