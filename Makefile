@@ -12,7 +12,7 @@ test: install release-tools cargo-deb build
 	@for suite in bookworm trixie; do tests/packages/tree.sh $$suite >/dev/null || exit 1; done
 	cargo nextest run --workspace $(if $(CI),--profile ci,)
 
-test-swarm: install build
+test-swarm: install cargo-deb build
 	@tests/install.sh swarm
 	cargo test -p deadlight-tests --test swarm --locked -- $(STORIES)
 
@@ -118,7 +118,7 @@ lint:
 	cargo deny --offline check bans licenses sources
 
 # Out of a clean tree, best at a tag: target/release-VERSION (docker/docs/release.md).
-release: release-tools
+release: release-tools cargo-deb
 	docker/release.sh
 
 release-tools:

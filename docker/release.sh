@@ -99,6 +99,9 @@ case ${1:-} in
         rm -rf "$out"
         copy_source
         build
+        docker/debian/build.sh "$root/target/release-build"
+        mkdir -p "$out"
+        cp "$root"/target/release-build/debian/*.deb "$out"
         pack "$root/target/release-build/release" "$out"
         echo "$out"
         ;;

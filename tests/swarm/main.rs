@@ -15,6 +15,8 @@ mod ingress;
 mod inside;
 mod lab;
 mod neighbour;
+mod newcomer;
+mod path;
 mod posture;
 mod published;
 mod revert;
@@ -58,6 +60,7 @@ const OF_THE_SWARM: &[(&str, OfTheSwarm)] = &[
     ("cause::of_a_port_that_no_service_publishes", cause::of_a_port_that_no_service_publishes),
     ("boot::a_closed_port_answers_no_syn", boot::a_closed_port_answers_no_syn),
     ("stack::closes_and_stays_closed", stack::closes_and_stays_closed),
+    ("path::as_printed", path::as_printed),
 ];
 
 /// Told of each node, which is to say of each engine.

@@ -4,12 +4,14 @@ set -eu
 suite=$1 root=$2
 
 case $suite in bookworm) client= ;; *) client=,docker-cli ;; esac
+# What the agent's package needs, where systemd is not the first process.
+sysusers=,systemd-standalone-sysusers,systemd-standalone-tmpfiles
 # The machine's own mirror, so that it works wherever the machine's packages came from.
 mirror=$(grep -hoE 'https?://[^ ]+/debian/?$' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1 || :)
 
 # A mirror that was frozen once has Release files that are out of date.
 mmdebstrap --quiet --variant=essential \
-    --include="docker.io$client,iptables,nftables,conntrack,iproute2,kmod,procps,socat,busybox-static,ca-certificates" \
+    --include="docker.io$client,iptables,nftables,conntrack,iproute2,kmod,procps,socat,busybox-static,ca-certificates$sysusers" \
     --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Check-Valid-Until "false"' \
     "$suite" "$root" "${mirror:-http://deb.debian.org/debian}"
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/doc/* "$root/etc/resolv.conf"
