@@ -2,8 +2,10 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 /// Replaces `path` by `bytes`: written beside it, synced, renamed over it, directory synced.
 /// A reader, and a crash at any instant, sees the old file or the new one. `mode` is the file's
@@ -47,6 +49,20 @@ pub fn sweep(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Opens `path` to be locked, and makes it where it is missing; it belongs to whom the directory belongs to. Anything but a
+/// plain file with one name is an error: a service could lead root astray by what it puts there.
+pub fn open_lock(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let lock = File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)?;
+    let own = lock.metadata()?;
+    if !own.is_file() || own.nlink() != 1 {
+        let text = format!("it is no file of its own: rm {}", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    give_to_owner_of(directory_of(path), &lock)?;
+    Ok(lock)
 }
 
 fn temporary_beside(path: &Path, mode: u32) -> io::Result<(tempfile::NamedTempFile, &Path)> {
@@ -109,6 +125,26 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         let error = read_secret(&path).unwrap_err();
         assert!(error.to_string().contains("readable by others (mode 640)"), "{error}");
+    }
+
+    #[test]
+    fn a_lock_is_a_file_of_its_own_and_nobody_elses() {
+        let directory = tempfile::tempdir().unwrap();
+        let (lock, other) = (directory.path().join("lock"), directory.path().join("shadow"));
+        fs::write(&other, "secret").unwrap();
+        std::os::unix::fs::symlink(&other, &lock).unwrap();
+        open_lock(&lock).unwrap_err();
+        fs::remove_file(&lock).unwrap();
+        fs::hard_link(&other, &lock).unwrap();
+        assert!(open_lock(&lock).unwrap_err().to_string().contains("no file of its own"));
+        fs::remove_file(&lock).unwrap();
+        assert_eq!(fs::read(&other).unwrap(), b"secret");
+        for _ in 0..2 {
+            open_lock(&lock).unwrap();
+        }
+        fs::remove_file(&lock).unwrap();
+        fs::create_dir(&lock).unwrap();
+        open_lock(&lock).unwrap_err();
     }
 
     #[test]

@@ -84,11 +84,7 @@ impl Store {
     /// there either.
     pub fn lock(&self) -> Result<Option<File>, LedgerError> {
         let path = self.directory.clone();
-        let opened = fs::create_dir_all(&path).and_then(|()| {
-            let lock = File::create(path.join("lock"))?;
-            file::give_to_owner_of(&path, &lock)?;
-            Ok(lock)
-        });
+        let opened = fs::create_dir_all(&path).and_then(|()| file::open_lock(&path.join("lock")));
         let lock = match opened {
             Ok(lock) => lock,
             Err(error) if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull) => {

@@ -209,7 +209,7 @@ impl Pki {
         let first = self.files(FIRST).certificate;
         fs::metadata(&first).map_err(|source| PkiError::Read { path: first, source })?;
         let path = self.directory.join("lock");
-        let locked = File::create(&path).and_then(|file| file.lock().map(|()| file));
+        let locked = file::open_lock(&path).and_then(|file| file.lock().map(|()| file));
         locked.map_err(|source| PkiError::Write { path, source })
     }
 }

@@ -438,9 +438,7 @@ fn make_private(path: &Path) -> io::Result<()> {
 /// One scanner at a time.
 fn lock(path: &Path, location: &Location) -> Result<File, DatabaseError> {
     let failed = |source| DatabaseError::File { location: location.to_string(), source };
-    let lock = File::create(path.with_added_extension("lock"))
-        .and_then(|lock| file::give_to_owner_of(file::directory_of(path), &lock).map(|()| lock))
-        .map_err(failed)?;
+    let lock = file::open_lock(&path.with_added_extension("lock")).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(DatabaseError::Busy { location: location.to_string() }),
