@@ -115,7 +115,7 @@ async fn enroll(config: &Config, line: EnrolLine) -> anyhow::Result<Enrolled> {
     Ok(Err(hint.0).hint(hint.1)?)
 }
 
-/// The only line of `file`, or of several that of this node.
+/// The line of this node in `file`.
 fn read(file: &Path, config: &Config) -> anyhow::Result<EnrolLine> {
     let mut text = String::new();
     let opened = std::fs::File::open(file).and_then(|opened| opened.take(LONGEST_FILE).read_to_string(&mut text));
@@ -126,14 +126,17 @@ fn read(file: &Path, config: &Config) -> anyhow::Result<EnrolLine> {
 fn own_line(text: &str, node: Option<&Name>) -> anyhow::Result<EnrolLine> {
     let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     if lines.len() < 2 {
-        return parse(text);
+        parse(text)?;
     }
-    let node = node.context("the host name is no node name, and the file has lines of several nodes");
+    let node = node.context("the host name is no node name, and a file may have lines of any node");
     let node = node.hint("set node = \"…\" in the configuration")?;
     // A broken line is its own node's trouble.
     let own = lines.iter().rev().filter_map(|line| line.parse::<EnrolLine>().ok()).find(|line| line.node == *node);
-    let own = own.with_context(|| format!("none of the {} lines is for {node}", lines.len()));
-    Ok(own.hint(format!("add the line that `deadlight-scanner enroll {node}` prints"))?)
+    let own = own.with_context(|| format!("none of the lines, {} in all, is for {node}", lines.len()));
+    Ok(own.hint(format!(
+        "add the line that `deadlight-scanner enroll {node}` prints, or set node = \"…\" in the configuration to the name \
+         that the scanner has for this node"
+    ))?)
 }
 
 fn parse(text: &str) -> anyhow::Result<EnrolLine> {
@@ -156,16 +159,17 @@ mod tests {
     fn each_node_takes_its_own_line_of_a_file() {
         let of = |text: &str, node: &str| own_line(text, Some(&node.parse().unwrap()));
         let taken = |text: &str, node: &str| of(text, node).unwrap().to_string();
-        assert_eq!(
-            taken(&line("n1", 1), "other"),
-            line("n1", 1),
-            "the only one is meant; its name is checked elsewhere"
-        );
+        assert_eq!(taken(&line("n1", 1), "n1"), line("n1", 1));
+        assert!(of(&line("n1", 1), "n2").is_err(), "another node must not take it");
+        assert!(of("deadlight1:n1:cut", "n1").err().unwrap().to_string().contains("no enrolment line"));
         let file = [line("n1", 1), line("n2", 2), "deadlight1:n3:cut".to_owned(), line("n1", 3)].join("\n");
         assert_eq!(taken(&file, "n2"), line("n2", 2));
         assert_eq!(taken(&file, "n1"), line("n1", 3), "a later line replaces an earlier one");
         for stranger in ["n3", "n4"] {
-            assert!(of(&file, stranger).err().unwrap().to_string().contains("none of the 4 lines"), "{stranger}");
+            assert!(
+                of(&file, stranger).err().unwrap().to_string().contains("none of the lines, 4 in all"),
+                "{stranger}"
+            );
         }
     }
 }

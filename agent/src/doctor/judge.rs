@@ -61,7 +61,7 @@ fn listeners(listeners: &Result<(usize, usize), NodeError>) -> Found {
                 "{all} sockets listen, and of {hidden} this container cannot see who holds them: of their ports it closes \
                  only what Docker publishes"
             ),
-            "with --host: the node's /proc in DIRECTORY/proc, CAP_SYS_PTRACE, and no AppArmor; or the units of docker/systemd",
+            "with --host: the node's /proc in DIRECTORY/proc, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, and no AppArmor; or the units of docker/systemd",
         ),
         Err(error) => wrong("listeners", error),
     }
