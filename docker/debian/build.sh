@@ -6,7 +6,7 @@ shift
 programs=$target/release made=$target/release/debian-files
 
 # What the programs themselves can say best.
-rm -rf "$made"
+rm -rf "$made" "$target/debian"
 mkdir -p "$made/man" "$made/completions"
 for program in deadlight-agent deadlight-scanner; do
     "$programs/$program" man --dir "$made/man"

@@ -16,15 +16,8 @@ use crate::{
 
 const NAMES: [&str; 2] = ["deadlight-agent", "deadlight-scanner"];
 /// What they are made from, besides the programs.
-const SOURCES: [&str; 7] = [
-    "agent/Cargo.toml",
-    "agent/agent.toml",
-    "scanner/Cargo.toml",
-    "docker/debian",
-    "docker/debian/agent",
-    "docker/debian/scanner",
-    "docker/systemd",
-];
+const SOURCES: [&str; 6] =
+    ["agent/Cargo.toml", "agent/agent.toml", "scanner/Cargo.toml", "docker/debian", "docker/systemd", "CHANGELOG.md"];
 
 /// `deadlight-agent` and `deadlight-scanner`, as `make packages` makes them, but of the programs under test and hardly
 /// compressed. Whoever asks first makes them.
@@ -79,7 +72,7 @@ fn changed(path: &Path) -> Result<SystemTime> {
     if !own.is_dir() {
         return Ok(own.modified()?);
     }
-    let inside = fs::read_dir(path)?.map(|entry| Ok(entry?.metadata()?.modified()?)).collect::<Result<Vec<_>>>()?;
+    let inside = fs::read_dir(path)?.map(|entry| changed(&entry?.path())).collect::<Result<Vec<_>>>()?;
     inside.into_iter().max().context("an empty directory")
 }
 

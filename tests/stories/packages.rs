@@ -137,7 +137,9 @@ fn rules_stay_until_the_purge(suite: &str) -> Result<()> {
     debian.run("dpkg", &["--purge", "deadlight-agent"])?;
     ensure!(rules()? == before, "{}, not {before}", rules()?);
     expect::tcp(lab.inet(), V4.node(INGRESS), Answer::Data)?;
-    debian.sh("! ls -d /etc/deadlight /var/lib/deadlight /var/lib/deadlight-revert").map(drop)
+    debian
+        .sh("for it in /etc/deadlight /var/lib/deadlight /var/lib/deadlight-revert; do ! test -e $it || exit 1; done")
+        .map(drop)
 }
 
 #[test]
@@ -202,7 +204,8 @@ fn an_upgrade_restarts_and_opens_nothing(suite: &str) -> Result<()> {
 
     debian.run("apt-get", &["purge", "--yes", "deadlight-agent"])?;
     ensure!(rules()? == before, "{}, not {before}", rules()?);
-    debian.sh("! ls -d /etc/deadlight /var/lib/deadlight /var/lib/deadlight-revert /run/deadlight/*")?;
+    debian.sh("for it in /etc/deadlight /var/lib/deadlight /var/lib/deadlight-revert /run/deadlight/*; do \
+         ! test -e $it || exit 1; done")?;
     let links = debian.sh("find /etc/systemd /var/lib/systemd -name '*deadlight-agent*'")?;
     ensure!(links.is_empty(), "{links}");
     ensure!(running()?.is_empty(), "{}", running()?);
