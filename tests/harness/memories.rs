@@ -86,7 +86,7 @@ pub async fn remember(location: &Location, nodes: u16, days: i64, now: Timestamp
             ..Tally::default()
         };
         let (finished, ending) = (started + SignedDuration::from_secs(70), Ending { open: 2, ..Ending::default() });
-        Record::Swept(Swept { started, finished, interrupted: false, milliseconds: 61_300, tally, ending })
+        Record::Swept(Swept { started, finished, interrupted: false, milliseconds: 61_300, scope: None, tally, ending })
     });
     database.write(&sweeps.collect::<Vec<_>>()).await?;
     database.tell("slack", 2, Some("it answered 503 Service Unavailable: try later")).await?;

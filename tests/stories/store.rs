@@ -72,7 +72,7 @@ async fn what_is_written_is_read(location: Location) -> Result<()> {
         (100, BTreeMap::from([(v4, PortState::Open), (v6, PortState::OpenFiltered)])),
         (200, BTreeMap::from([(v4, PortState::Filtered)])),
     ] {
-        let said = past.states(&ours, at(second)).await?;
+        let said = past.states(at(second)).await?;
         ensure!(said == states, "at {second}: {said:?}");
     }
     let last = past.coverage(&ours, at(1_000)).await?.last.context("a sweep")?;
@@ -396,7 +396,15 @@ fn warned() -> Warned {
 fn swept(second: i64) -> Swept {
     let tally = Tally { targets: 5, open: 2, closed: 3, ..Tally::default() };
     let ending = Ending { open: 2, blind: vec![(name("n1"), target("2001:db8::1").address)], ..Ending::default() };
-    Swept { started: at(second), finished: at(second + 1), interrupted: false, milliseconds: 900, tally, ending }
+    Swept {
+        started: at(second),
+        finished: at(second + 1),
+        interrupted: false,
+        milliseconds: 900,
+        scope: Some(u64::MAX),
+        tally,
+        ending,
+    }
 }
 
 fn target(address: &str) -> Target {

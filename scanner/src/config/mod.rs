@@ -7,6 +7,7 @@ mod places;
 mod sink;
 
 use std::collections::BTreeSet;
+use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use deadlight_shared::tls::TlsPaths;
 use deadlight_shared::{AllowEntry, Allowlist, Name, PortSet, Protocol};
 use jiff::SignedDuration;
 use jiff::civil::Date;
+use siphasher::sip::SipHasher13;
 
 use crate::assess::Expectation;
 use crate::pki::Pki;
@@ -148,6 +150,14 @@ impl Config {
     /// Every address that is looked at, with its node.
     pub fn targets(&self) -> BTreeSet<(&Name, IpAddr)> {
         self.nodes.iter().flat_map(|node| node.addresses.iter().map(|address| (&node.name, *address))).collect()
+    }
+
+    /// A number for what a full sweep looks at: another one where ports, nodes or addresses are others.
+    pub fn scope(&self) -> u64 {
+        let mut hasher = SipHasher13::new();
+        self.ports.to_string().hash(&mut hasher);
+        self.targets().hash(&mut hasher);
+        hasher.finish()
     }
 
     /// What of `other` cannot be taken over by a scanner that runs with this configuration: the first such key.

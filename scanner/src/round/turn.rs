@@ -157,7 +157,8 @@ impl Turn {
         tell(News::Ended(&ending));
         let Sweep { started, interrupted, tally, duration, .. } = self.sweep;
         let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let swept = Swept { started, finished: now, interrupted, milliseconds, tally, ending };
+        let swept =
+            Swept { started, finished: now, interrupted, milliseconds, scope: Some(config.scope()), tally, ending };
         if self.scope == Scope::Full {
             store.end(swept.clone());
         }

@@ -91,16 +91,17 @@ impl Past<'_> {
         self.all(sweeps.bind(vantage.to_string()).bind(i64::from(most)), rows::swept).await
     }
 
-    /// What `vantage` saw at `at`, at each target that is worth a word.
-    pub async fn states(&self, vantage: &Name, at: Timestamp) -> Result<BTreeMap<Target, PortState>, DatabaseError> {
+    /// What had been seen by `at`, whoever had the node then, at each target that is worth a word.
+    pub async fn states(&self, at: Timestamp) -> Result<BTreeMap<Target, PortState>, DatabaseError> {
         // Of what has been the same for long, the change may be forgotten.
         let states = query(
             "SELECT address, protocol, port, state FROM (SELECT address, protocol, port, state, \
-             ROW_NUMBER() OVER (PARTITION BY address, protocol, port ORDER BY at DESC) AS place \
-             FROM change WHERE vantage = $1 AND at <= $2) AS latest WHERE place = 1 AND state IS NOT NULL \
-             UNION SELECT address, protocol, port, state FROM seen WHERE vantage = $1 AND since <= $2",
+             ROW_NUMBER() OVER (PARTITION BY address, protocol, port ORDER BY at DESC) AS place FROM \
+             (SELECT address, protocol, port, state, at FROM change WHERE at <= $1 \
+             UNION SELECT address, protocol, port, state, since FROM seen WHERE since <= $1) AS word) AS latest \
+             WHERE place = 1 AND state IS NOT NULL",
         );
-        let states = states.bind(vantage.to_string()).bind(at.as_microsecond());
+        let states = states.bind(at.as_microsecond());
         self.all(states, |row| Ok((rows::target(row)?, rows::word(row, "state")?))).await
     }
 

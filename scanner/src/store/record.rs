@@ -94,6 +94,9 @@ pub struct Swept {
     /// How long the sweep alone took; 0 in records of older versions.
     #[serde(default)]
     pub milliseconds: u64,
+    /// What it was to look at, as [`crate::config::Config::scope`] has it; none in records of older versions.
+    #[serde(default)]
+    pub scope: Option<u64>,
     /// What it counted.
     pub tally: Tally,
     /// How its round ended.
@@ -296,7 +299,7 @@ impl Swept {
     /// One at `now` in which there was nothing to do.
     pub fn nothing(now: Timestamp) -> Self {
         let (tally, ending) = (Tally::default(), Ending::default());
-        Self { started: now, finished: now, interrupted: false, milliseconds: 0, tally, ending }
+        Self { started: now, finished: now, interrupted: false, milliseconds: 0, scope: None, tally, ending }
     }
 
     /// Whether everything was seen. What became of it since, findings say.

@@ -125,7 +125,7 @@ mod tests {
 
     fn swept(ending: Ending) -> Swept {
         let tally = Tally::default();
-        Swept { started: at(0), finished: at(1), interrupted: false, milliseconds: 0, tally, ending }
+        Swept { started: at(0), finished: at(1), interrupted: false, milliseconds: 0, scope: None, tally, ending }
     }
 
     fn config() -> Config {

@@ -31,18 +31,16 @@ pub(super) async fn last_two(file: &ConfigFile) -> Result<[Saved; 2], Failure> {
         let hint = "deadlight-scanner sweep now makes one; `status` says what keeps them from being complete";
         return Err(Hinted::new(TooFew(complete.len()), hint).into());
     };
-    // The configuration may have changed between them.
-    let same_scope = after.tally.targets == before.tally.targets;
-    let sides = [saved(&config, &past, before, same_scope).await, saved(&config, &past, after, true).await];
+    let sides = [saved(&config, &past, before).await, saved(&config, &past, after).await];
     let [before, after] = sides.map(|side| side.map_err(past::hinted));
     Ok([before?, after?])
 }
 
-/// What `swept` saw at the addresses of the configuration; `is_scope_known`: it looked at all that the configuration names.
-async fn saved(config: &Config, past: &Past<'_>, swept: &Swept, is_scope_known: bool) -> Result<Saved, DatabaseError> {
+/// What `swept` saw at the addresses of the configuration.
+async fn saved(config: &Config, past: &Past<'_>, swept: &Swept) -> Result<Saved, DatabaseError> {
     let nodes: BTreeMap<IpAddr, &Name> =
         config.nodes.iter().flat_map(|it| it.addresses.iter().map(|at| (*at, &it.name))).collect();
-    let seen = past.states(&config.vantage, swept.started).await?;
+    let seen = past.states(swept.started).await?;
     let liars = store::liars(seen.iter().map(|(target, state)| (target, *state)));
     let listed = |(target, state): (&store::Target, &PortState)| {
         let node = (*nodes.get(&target.address)?).clone();
@@ -53,7 +51,8 @@ async fn saved(config: &Config, past: &Past<'_>, swept: &Swept, is_scope_known: 
         started: swept.started,
         finished: swept.finished,
         complete: true,
-        scanned: is_scope_known.then(|| Scanned {
+        // The configuration may have changed since.
+        scanned: (swept.scope == Some(config.scope())).then(|| Scanned {
             ports: config.ports.clone(),
             nodes: config
                 .nodes
