@@ -117,9 +117,10 @@ impl Order {
         Ok(self.permit.as_ref().map_or(Ok(()), SignedPermit::check)?)
     }
 
-    /// The same order for an agent that does not know `field`; `None` where it would open more or close less without it.
+    /// The same order for an agent that does not know `field`; `None` where what is reported would not be closed without it,
+    /// or a permit not count.
     pub fn without(&self, field: &str) -> Option<Self> {
-        // What peers have closed stays closed.
+        // What peers have closed stays closed; what they allowed is exempt from posture `allowlist` until it is reported.
         (field == "peers" && !self.peers.is_empty()).then(|| Self { peers: Vec::new(), ..self.clone() })
     }
 }
