@@ -9,6 +9,7 @@ mod datapath;
 mod door;
 mod drift;
 mod endure;
+mod fleet;
 mod guarded;
 mod order;
 mod page;
@@ -33,6 +34,10 @@ fn main() -> Result<()> {
     }
     if words.iter().any(|word| word == "endure") {
         return endure::measure();
+    }
+    if words.iter().any(|word| word == "fleet") {
+        println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
+        return fleet::measure();
     }
     if words.iter().any(|word| word == "audit") {
         return audit::measure();

@@ -19,7 +19,9 @@ git worktree add --quiet --detach "$source" "$revision"
 # What both depend on is built already.
 if [ ! -e "$compat/target" ] && [ -e target/debug/deps ]; then
     mkdir -p "$compat/target/debug"
-    cp -al target/debug/deps target/debug/build target/debug/.fingerprint "$compat/target/debug"
+    cp -al target/debug/deps target/debug/build "$compat/target/debug"
+    # Cargo writes into these where they are.
+    cp -a target/debug/.fingerprint "$compat/target/debug"
 fi
 (cd "$source" && CARGO_TARGET_DIR=$compat/target CARGO_INCREMENTAL=0 cargo build --locked -p deadlight-scanner -p deadlight-agent)
 cp "$compat/target/debug/deadlight-scanner" "$compat/target/debug/deadlight-agent" "$compat/bin"

@@ -149,10 +149,18 @@ impl<'a> Machine<'a> {
     }
 
     /// As it was: no agent, no rule, no tree.
-    pub(crate) fn leave(&self) -> Result<()> {
+    fn leave(&self) -> Result<()> {
         let undo = "pid=$(cat /run/agent-service.pid 2>/dev/null) && kill $pid && rm /run/agent-service.pid; \
                     [ ! -e /disk/root/var/lib/deadlight/ledger.json ] || chroot /disk/root deadlight-agent revert --all; \
                     busybox umount -l /disk/root && rm -rf /disk/upper /disk/work";
         self.swarm.on(self.node, undo).map(drop)
+    }
+}
+
+impl Drop for Machine<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.leave() {
+            eprintln!("node {} is not as it was: {error:#}", self.node.name);
+        }
     }
 }

@@ -20,24 +20,22 @@ const ONCE: &str = "deadlight-scanner run --once --config scanner.toml";
 pub(crate) fn as_printed(swarm: &Swarm) -> Result<()> {
     let outside = Outside::new(swarm)?;
     let nodes = [Machine::new(swarm, &NODES[0])?, Machine::new(swarm, &NODES[1])?];
-    let told = tell(swarm, &outside, &nodes);
-    let left = nodes.iter().try_for_each(Machine::leave);
-    told.and(left)
-}
-
-fn tell(swarm: &Swarm, outside: &Outside<'_>, nodes: &[Machine<'_>; 2]) -> Result<()> {
     swarm.create_service("stats", "--publish 8080:8080", "httpd -f -h /www -p 8080")?;
     swarm.create_service("site", "--publish 80:80", "httpd -f -h /www -p 80")?;
     expect::ingress_open(swarm, Tcp, PORT)?;
     expect::ingress_open(swarm, Tcp, SITE)?;
-    look(outside)?;
-    enrol(outside, nodes)?;
-    observe(outside)?;
+    look(&outside)?;
+    enrol(&outside, &nodes)?;
+    observe(&outside)?;
     expect::ingress_open(swarm, Tcp, PORT)?;
-    enforce(swarm, outside, nodes)?;
-    allow(swarm, outside, nodes)?;
-    leave_it_running(swarm, outside, nodes)?;
-    remove(outside, nodes)?;
+    enforce(swarm, &outside, &nodes)?;
+    allow(swarm, &outside, &nodes)?;
+    let watch = SynWatch::start(swarm.inet(), Family::V4.scanner(), nodes[1].node.at(Family::V4, PORT))?;
+    leave_it_running(&outside, &nodes)?;
+    let tried = watch.observe(100)?;
+    ensure!(watch.so_far().answered == 0, "{:?}, {tried:?} at the end", watch.so_far());
+    remove(&outside, &nodes)?;
+    watch.see_open()?;
     expect::ingress_open(swarm, Tcp, PORT)
 }
 
@@ -101,8 +99,8 @@ fn allow(swarm: &Swarm, outside: &Outside<'_>, nodes: &[Machine<'_>; 2]) -> Resu
     expect::closed(swarm, nodes[1].node, Tcp, PORT)
 }
 
-/// With an upgrade, during which nothing opens.
-fn leave_it_running(swarm: &Swarm, outside: &Outside<'_>, nodes: &[Machine<'_>; 2]) -> Result<()> {
+/// With an upgrade of the nodes.
+fn leave_it_running(outside: &Outside<'_>, nodes: &[Machine<'_>; 2]) -> Result<()> {
     let running = outside.start("deadlight-scanner run --config scanner.toml", "scanner")?;
     let patiently = |what: &str, ask: &dyn Fn() -> Result<String>| {
         wait_for(what, PATIENCE, || ask().map_err(|error| format!("{error:#}\n{}", running.log())))
@@ -112,7 +110,6 @@ fn leave_it_running(swarm: &Swarm, outside: &Outside<'_>, nodes: &[Machine<'_>; 
     patiently("a sweep", &|| outside.run("deadlight-scanner status --config scanner.toml", 0))?;
     says(&outside.run("deadlight-scanner history --config scanner.toml", 0)?, "8080/tcp")?;
 
-    let watch = SynWatch::start(swarm.inet(), Family::V4.scanner(), nodes[1].node.at(Family::V4, PORT))?;
     outside.run("deadlight-scanner backup before-upgrade.db --config scanner.toml", 0)?;
     for node in nodes {
         let version = "dpkg-query --show --showformat=\"\\${Version}\" deadlight-agent";
@@ -123,8 +120,6 @@ fn leave_it_running(swarm: &Swarm, outside: &Outside<'_>, nodes: &[Machine<'_>; 
         node.run("systemctl restart deadlight-agent")?;
         node.run("deadlight-agent status")?;
     }
-    let tried = watch.observe(100)?;
-    ensure!(watch.so_far().answered == 0, "{:?}, {tried:?} at the end", watch.so_far());
     running.stop().map(drop)
 }
 

@@ -93,6 +93,7 @@ fn tell(swarm: &Swarm) -> Result<()> {
         ensure!(!rules.contains("DEADLIGHT"), "{rules}");
         Ok(())
     })?;
+    watches.iter().try_for_each(SynWatch::see_open)?;
     expect::ingress_open(swarm, Tcp, 8080)
 }
 
