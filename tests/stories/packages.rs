@@ -137,9 +137,18 @@ fn rules_stay_until_the_purge(suite: &str) -> Result<()> {
     debian.run("dpkg", &["--purge", "deadlight-agent"])?;
     ensure!(rules()? == before, "{}, not {before}", rules()?);
     expect::tcp(lab.inet(), V4.node(INGRESS), Answer::Data)?;
-    debian
-        .sh("for it in /etc/deadlight /var/lib/deadlight /var/lib/deadlight-revert; do ! test -e $it || exit 1; done")
-        .map(drop)
+    debian.sh(
+        "for it in /etc/deadlight /var/lib/deadlight /var/lib/deadlight-revert; do ! test -e $it || exit 1; done",
+    )?;
+
+    // Also where the ledger is in another place.
+    debian.install(&[&agent])?;
+    debian.sh("echo 'state_dir = \"/srv/deadlight\"' > /etc/deadlight/agent.toml")?;
+    debian.run("deadlight-agent", &["harden", "--allow", "80/tcp", "--once"])?;
+    ensure!(rules()? != before, "nothing was written");
+    debian.run("dpkg", &["--purge", "deadlight-agent"])?;
+    ensure!(rules()? == before, "{}, not {before}", rules()?);
+    Ok(())
 }
 
 #[test]
