@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use deadlight_scanner::store::Past;
 use deadlight_shared::FindingStatus;
 use deadlight_tests::{
@@ -68,8 +68,8 @@ pub(super) fn measure() -> Result<()> {
     let peers = Sink::start(Behaviour::Moody)?;
     let alertmanager = Alertmanager::telling(&peers.url())?;
     fs::write(deployment.path("key"), "0123456789abcdef0123456789abcdef\n")?;
-    let block = format!("{}key_file = \"key\"\n[store]", sink.block("pagerduty"));
-    replace(&deployment, "scanner.toml", "[store]", &block)?;
+    let block = format!("{}key_file = \"key\"\n[tls]", sink.block("pagerduty"));
+    replace(&deployment, "scanner.toml", "[tls]", &block)?;
     replace(&deployment, "scanner.toml", "[sweep]\n", "[sweep]\nevery = \"24h\"\nquick = \"1s\"\n")?;
     replace(&deployment, "agent.toml", "\"observe\"", "\"enforce\"")?;
     let answers = Answers::default();
@@ -142,7 +142,9 @@ fn seen(answers: &Answers) -> BTreeMap<SocketAddr, Answered> {
 
 fn replace(deployment: &Deployment, file: &str, from: &str, to: &str) -> Result<()> {
     let file = deployment.path(file);
-    Ok(fs::write(&file, fs::read_to_string(&file)?.replace(from, to))?)
+    let text = fs::read_to_string(&file)?;
+    ensure!(text.contains(from), "no {from} in {text}");
+    Ok(fs::write(&file, text.replace(from, to))?)
 }
 
 /// When those of `action` arrived.
