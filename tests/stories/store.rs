@@ -401,7 +401,7 @@ fn swept(second: i64) -> Swept {
         finished: at(second + 1),
         interrupted: false,
         milliseconds: 900,
-        scope: Some(u64::MAX),
+        scope: Some("0123456789abcdef".to_owned()),
         tally,
         ending,
     }

@@ -152,12 +152,12 @@ impl Config {
         self.nodes.iter().flat_map(|node| node.addresses.iter().map(|address| (&node.name, *address))).collect()
     }
 
-    /// A number for what a full sweep looks at: another one where ports, nodes or addresses are others.
-    pub fn scope(&self) -> u64 {
+    /// A word for what a full sweep looks at: another one where ports, nodes or addresses are others.
+    pub fn scope(&self) -> String {
         let mut hasher = SipHasher13::new();
         self.ports.to_string().hash(&mut hasher);
         self.targets().hash(&mut hasher);
-        hasher.finish()
+        format!("{:016x}", hasher.finish())
     }
 
     /// What of `other` cannot be taken over by a scanner that runs with this configuration: the first such key.

@@ -96,7 +96,7 @@ pub struct Swept {
     pub milliseconds: u64,
     /// What it was to look at, as [`crate::config::Config::scope`] has it; none in records of older versions.
     #[serde(default)]
-    pub scope: Option<u64>,
+    pub scope: Option<String>,
     /// What it counted.
     pub tally: Tally,
     /// How its round ended.
