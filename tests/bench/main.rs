@@ -9,7 +9,6 @@ mod datapath;
 mod door;
 mod drift;
 mod endure;
-mod fleet;
 mod guarded;
 mod order;
 mod page;
@@ -34,10 +33,6 @@ fn main() -> Result<()> {
     }
     if words.iter().any(|word| word == "endure") {
         return endure::measure();
-    }
-    if words.iter().any(|word| word == "fleet") {
-        println!("| what | Deadlight | peer | ratio |\n|---|---|---|---|");
-        return fleet::measure();
     }
     if words.iter().any(|word| word == "audit") {
         return audit::measure();
