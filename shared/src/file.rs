@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 /// Replaces `path` by `bytes`: written beside it, synced, renamed over it, directory synced.
 /// A reader, and a crash at any instant, sees the old file or the new one. `mode` is the file's
@@ -55,11 +56,18 @@ pub fn sweep(path: &Path) -> io::Result<()> {
 /// plain file with one name is an error: a service could lead root astray by what it puts there.
 pub fn open_lock(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let lock = File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)?;
+    let astray = || {
+        let text = format!("it is no file of its own: rm {}", path.display());
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    };
+    let opened = File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path);
+    let lock = opened.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => astray(),
+        _ => error,
+    })?;
     let own = lock.metadata()?;
     if !own.is_file() || own.nlink() != 1 {
-        let text = format!("it is no file of its own: rm {}", path.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        return Err(astray());
     }
     give_to_owner_of(directory_of(path), &lock)?;
     Ok(lock)
@@ -133,7 +141,7 @@ mod tests {
         let (lock, other) = (directory.path().join("lock"), directory.path().join("shadow"));
         fs::write(&other, "secret").unwrap();
         std::os::unix::fs::symlink(&other, &lock).unwrap();
-        open_lock(&lock).unwrap_err();
+        assert!(open_lock(&lock).unwrap_err().to_string().contains("no file of its own"));
         fs::remove_file(&lock).unwrap();
         fs::hard_link(&other, &lock).unwrap();
         assert!(open_lock(&lock).unwrap_err().to_string().contains("no file of its own"));
