@@ -20,10 +20,11 @@ missing=
 for pair in $needed; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
-# Its programs are not in PATH.
-dpkg-query -W postgresql >/dev/null 2>&1 || missing="$missing postgresql"
-# Not every busybox will do: a dynamically linked one cannot run in the empty image of the tests.
-dpkg-query -W busybox-static >/dev/null 2>&1 || missing="$missing busybox-static"
+# No program in PATH tells of these: PostgreSQL's have a directory of their own, gcc links nothing without libc6-dev, and not
+# every busybox will do: a dynamically linked one cannot run in the empty image of the tests.
+for package in postgresql libc6-dev busybox-static; do
+    dpkg-query -s "$package" >/dev/null 2>&1 || missing="$missing $package"
+done
 
 # What judges whether everybody can read the pages; nothing of it is installed into the system.
 axe() {
