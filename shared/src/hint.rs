@@ -60,9 +60,13 @@ pub fn of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a str> {
     errors(error).find_map(|error| error.downcast_ref::<Hinted>()).map(|hinted| hinted.hint.as_str())
 }
 
-/// The whole chain on one line.
+/// The whole chain on one line. Some libraries say with an error what its cause says again.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
-    errors(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    errors(error).map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        _ if said.ends_with(&cause) => said,
+        _ => format!("{said}: {cause}"),
+    })
 }
 
 fn errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -77,12 +81,17 @@ mod tests {
     #[error("failed to read the key")]
     struct ReadKey(#[source] std::io::Error);
 
+    #[derive(Debug, thiserror::Error)]
+    #[error("no key: {0}")]
+    struct Told(#[source] ReadKey);
+
     #[test]
     fn a_chain_is_printed_once_and_its_hint_last() {
         let result: Result<(), _> = Err(ReadKey(std::io::Error::other("disk on fire")));
         let error = result.hint("use another disk").unwrap_err();
         assert_eq!(of(&error), Some("use another disk"));
         assert_eq!(line(&error), "failed to read the key: disk on fire; hint: use another disk");
+        assert_eq!(causes(&Told(ReadKey(std::io::Error::other("x")))), "no key: failed to read the key: x");
         let text = render(&error);
         assert_eq!(text, "error: failed to read the key: disk on fire\nhint: use another disk");
     }

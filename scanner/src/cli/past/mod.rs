@@ -49,14 +49,15 @@ pub(super) fn hinted(error: DatabaseError) -> Hinted {
             "a scanner brings older tables up to date when it starts; else use the program that the scanner is of"
         }
         DatabaseError::Tables { .. } => "a newer deadlight-scanner may have written it; or restore it from a backup",
-        DatabaseError::Open { .. } | DatabaseError::Read { .. } if !error.is_of_the_disk() => {
-            "a file: restore it from a backup, or move it away to begin anew; a server: it must be there and know the user"
+        _ if error.is_of_the_disk() => {
+            "see to it that the disk has room, and that the directory and the file can be written"
         }
         DatabaseError::File { .. }
         | DatabaseError::Open { .. }
         | DatabaseError::Read { .. }
         | DatabaseError::Write { .. } => {
-            "see to it that the disk has room, and that the directory and the file can be written"
+            "a file: restore it from a backup, or move it away to begin anew; a server: it must be there, know the user and \
+             have room"
         }
     };
     Hinted::new(error, remedy)
