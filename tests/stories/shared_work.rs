@@ -135,12 +135,29 @@ fn two_scanners_share_the_nodes_and_one_takes_all_when_the_other_is_killed() -> 
     ensure!(postgres.sql("deadlight", begun)? == "2", "nothing is told as new because another looks at it");
 
     // It comes back and gets its half; the other ends, and leaves it everything at once.
-    let _again = start(&a)?;
+    let again = start(&a)?;
     until_held("office-a 2,office-b 2")?;
     second.stop()?;
     until_held("office-a 4")?;
     status(&a, "Open and not allowed: 2 ports.")?;
     ensure!(postgres.sql("deadlight", begun)? == "2");
+
+    // A database that is away is asked every second, and told once.
+    let door = |is_open: bool| {
+        postgres.sql("postgres", &format!("ALTER DATABASE deadlight ALLOW_CONNECTIONS {is_open}"))?;
+        postgres.sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'deadlight'")
+    };
+    let until_logged = |words: &str, times: usize| {
+        wait_for(words, SOON, || {
+            let log = again.log();
+            if log.matches(words).count() >= times { Ok(()) } else { Err(log) }
+        })
+    };
+    door(false)?;
+    until_logged("failed to write the database", 3)?;
+    door(true)?;
+    until_logged("the database says again which nodes are ours", 1)?;
+    ensure!(again.log().matches("which nodes are ours is not known").count() == 1, "{}", again.log());
     Ok(())
 }
 

@@ -30,6 +30,11 @@ impl Scanner {
         let was_unsure = std::mem::replace(&mut self.is_unsure, shared.is_err());
         let part = match shared {
             Ok(part) => part,
+            // Said once: the database may be away for hours, and is asked every few seconds.
+            Err(error) if was_unsure => {
+                tracing::debug!("which nodes are ours is still not known: {}", hint::line(&error));
+                return false;
+            }
             Err(error) => {
                 tracing::warn!("which nodes are ours is not known: {}", hint::line(&error));
                 return false;
@@ -42,6 +47,9 @@ impl Scanner {
         };
         match remembered {
             Ok(()) => {
+                if was_unsure {
+                    tracing::info!("the database says again which nodes are ours");
+                }
                 if is_another {
                     tracing::info!(nodes = part.nodes.len(), of = names.len(), "this is our part of the nodes");
                 }
