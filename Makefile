@@ -2,15 +2,20 @@
 # network namespaces are: demo, test, test-swarm, compat, record, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test test-swarm compat record old bench tls-audit simulate fuzz fuzz-corpus cargo-fuzz mutants pictures lint release release-tools images packages build install cargo-deb
+.PHONY: demo test trees test-swarm compat record old bench tls-audit simulate fuzz fuzz-corpus mutants pictures lint release images packages build install
 
 demo: install build
 	target/debug/deadlight-demo
 
-test: install release-tools cargo-deb build
-	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
-	@for suite in bookworm trixie; do tests/packages/tree.sh $$suite >/dev/null || exit 1; done
+test: install trees cargo-nextest cargo-cyclonedx cargo-deb build
+	@for suite in $(SUITES); do tests/packages/tree.sh $$suite >/dev/null || exit 1; done
 	cargo nextest run --workspace $(if $(CI),--profile ci,)
+
+# The Debians of the tests come from the network while the compiler has the processors: `test` waits for them, or says what
+# went wrong.
+SUITES := bookworm trixie
+trees: install
+	@for suite in $(SUITES); do tests/packages/tree.sh $$suite || exit 1; done >/dev/null 2>&1 &
 
 test-swarm: install cargo-deb build
 	@tests/install.sh swarm
@@ -81,15 +86,11 @@ fuzz-corpus: cargo-fuzz
 		$(FUZZ) run --sanitizer $(SANITIZER) --fuzz-dir tests/fuzz --features libfuzzer $$target tests/fuzz/corpus/$$target tests/fuzz/found/$$target \
 			-- $(LIMITS) -merge=1 || exit 1; done
 
-cargo-fuzz:
-	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
-
 # Bugs planted one at a time in what decides (.cargo/mutants.toml); a unit test of the same package has to fail for each.
 # Works on a copy. Results are in target/mutants/PACKAGE; hours on two cores: PACKAGES=shared or MUTANTS='--re permits' for less
 # (-f adds files to those of the configuration).
 mutants: PACKAGES ?= shared scanner agent
-mutants:
-	@command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
+mutants: cargo-mutants
 	@result=0; for package in $(PACKAGES); do mkdir -p target/mutants/$$package; \
 		cargo mutants --package deadlight-$$package --output target/mutants/$$package --no-shuffle --timeout 600 \
 			--cargo-arg=--lib $(MUTANTS) || result=1; done; exit $$result
@@ -106,23 +107,16 @@ packages: cargo-deb
 	cargo build --release --locked -p deadlight-agent -p deadlight-scanner
 	docker/debian/build.sh $(CURDIR)/target
 
-cargo-deb:
-	@command -v cargo-deb >/dev/null || cargo install --locked cargo-deb
-
-lint:
+lint: cargo-deny
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
-	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo fetch --locked --quiet
 	cargo deny --offline check bans licenses sources
 
 # Out of a clean tree, best at a tag: target/release-VERSION (docker/docs/release.md).
-release: release-tools cargo-deb
+release: cargo-auditable cargo-cyclonedx cargo-deb
 	docker/release.sh
-
-release-tools:
-	@for tool in cargo-auditable cargo-cyclonedx; do command -v $$tool >/dev/null || cargo install --locked $$tool || exit 1; done
 
 build:
 	cargo build --workspace --locked
@@ -131,3 +125,14 @@ install:
 	@command -v cargo >/dev/null || { echo "cargo is missing; hint: install Rust 1.95 or later from https://rustup.rs" >&2; exit 1; }
 	@[ "$$(id -u)" = 0 ] || { echo "network namespaces need root; hint: sudo -E make $(MAKECMDGOALS)" >&2; exit 1; }
 	@tests/install.sh
+
+# Tools out of cargo's registry, where they are not there yet.
+TOOLS := cargo-auditable cargo-cyclonedx cargo-deb cargo-deny cargo-fuzz cargo-mutants cargo-nextest
+.PHONY: $(TOOLS)
+$(TOOLS):
+	@command -v $@ >/dev/null || cargo install --locked $@
+
+# What these do takes no longer when they are not optimized, and they are ready in half the time.
+cargo-cyclonedx cargo-deb cargo-nextest: export CARGO_PROFILE_RELEASE_OPT_LEVEL := 0
+cargo-cyclonedx cargo-deb cargo-nextest: export CARGO_PROFILE_RELEASE_LTO := off
+cargo-cyclonedx cargo-deb cargo-nextest: export CARGO_PROFILE_RELEASE_CODEGEN_UNITS := 256

@@ -88,12 +88,18 @@ pack() {
     (cd "$to" && find . -type f ! -name SHA256SUMS -printf '%P\0' | sort -z | xargs -0 sha256sum > SHA256SUMS)
 }
 
-for tool in cargo-cyclonedx cargo-auditable; do
-    command -v "$tool" > /dev/null || fail "$tool is missing" "cargo install --locked $tool"
-done
+# needs TOOL…
+needs() {
+    for tool in "$@"; do
+        command -v "$tool" > /dev/null || fail "$tool is missing" "cargo install --locked $tool"
+    done
+}
+
+needs cargo-cyclonedx
 version=$(version)
 case ${1:-} in
     "")
+        needs cargo-auditable
         [ -z "$(git status --porcelain)" ] || fail "the tree is not clean" "commit or remove what \`git status\` shows"
         out=$root/target/release-$version
         rm -rf "$out"

@@ -109,6 +109,19 @@ fn there_is_one_tls_provider() {
     assert!(all.contains("aws-lc-rs"), "the list of packages was not read");
 }
 
+/// One feature that only tests turn on in a crate, and whatever is built on that crate is built twice by `make test`.
+#[test]
+fn programs_and_tests_are_built_of_the_same_packages() {
+    let tree = |edges| -> BTreeSet<String> {
+        let lines = cargo(&["tree", "--workspace", "--prefix", "none", "--format", "{p} {f}", "--edges", edges]);
+        lines.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+    };
+    let (programs, tests) = (tree("normal,build"), tree("normal,build,dev"));
+    let differ: Vec<_> = programs.symmetric_difference(&tests).collect();
+    assert!(differ.is_empty(), "what the tests add belongs to the dependencies of tests/Cargo.toml: {differ:#?}");
+    assert!(programs.len() > 100, "the list of packages was not read: {programs:?}");
+}
+
 #[test]
 fn the_crates_that_the_product_is_built_on_are_used() {
     for (name, room) in [

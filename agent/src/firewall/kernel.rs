@@ -138,24 +138,32 @@ pub(crate) fn restored(save: &Save, chain: &str, script: &str) -> Vec<String> {
     rules
 }
 
-/// Whether one of `rules` accepts a packet of a stranger to `port`; none of them may do anything else.
-pub(crate) fn accepts(rules: &[String], port: Port) -> bool {
-    let (protocol, number) = (port.protocol.to_string(), port.number.to_string());
-    rules.iter().any(|rule| {
+/// The ports to which `rules` accept packets of strangers; none of them may do anything else.
+pub(crate) fn accepted(rules: &[String]) -> BTreeSet<Port> {
+    let port = |rule: &String| {
         let words: Vec<&str> = rule.split(' ').collect();
-        let mut words = words.as_slice();
-        let mut matches = true;
+        let (mut words, mut is_for_strangers, mut protocol, mut number) = (words.as_slice(), true, None, None);
         loop {
-            let (this, rest) = match words {
-                ["-j", "ACCEPT"] => return matches,
-                ["-s", _, rest @ ..] => (false, rest),
-                ["-p" | "-m", wanted @ ("tcp" | "udp"), rest @ ..] => (*wanted == protocol, rest),
-                ["--dport", wanted, rest @ ..] => (*wanted == number, rest),
-                ["-m", "comment", "--comment", "deadlight", rest @ ..] => (true, rest),
+            words = match words {
+                ["-j", "ACCEPT"] => break,
+                ["-s", _, rest @ ..] => {
+                    is_for_strangers = false;
+                    rest
+                }
+                ["-p" | "-m", wanted @ ("tcp" | "udp"), rest @ ..] => {
+                    assert!(protocol.replace(*wanted).is_none_or(|before| before == *wanted), "two protocols: {rule}");
+                    rest
+                }
+                ["--dport", wanted, rest @ ..] => {
+                    number = Some(*wanted);
+                    rest
+                }
+                ["-m", "comment", "--comment", "deadlight", rest @ ..] => rest,
                 other => panic!("the words {other:?}"),
             };
-            matches &= this;
-            words = rest;
         }
-    })
+        let port = || format!("{}/{}", number.expect("one port"), protocol.expect("a protocol")).parse();
+        is_for_strangers.then(|| port().expect("a port"))
+    };
+    rules.iter().filter_map(port).collect()
 }

@@ -1,6 +1,6 @@
 //! Whatever the policy and the ledger say, no rule that is written matches a protected port.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::thread;
 
@@ -12,7 +12,7 @@ use super::Node;
 use crate::config::{Config, SwarmControl};
 use crate::firewall::fake::Fake;
 use crate::firewall::iptables::{self, Family, Save};
-use crate::firewall::kernel::{Table, WAYS, accepts, restored};
+use crate::firewall::kernel::{Table, WAYS, accepted, restored};
 use crate::firewall::nftables::Guard;
 use crate::inventory::{Listener, Process};
 use crate::ledger::{Closure, Ledger, Origin, Permitted};
@@ -84,7 +84,7 @@ fn check(config: Config, listeners: &[Listener], ports: &[Port]) {
     let asked: BTreeSet<Port> = protected.iter().chain(ports).copied().collect();
     let save = docker(&asked);
     let (script, tightened) = iptables::script(&save, Family::V4, &desired).unwrap_or_default();
-    let rules = restored(&save, "DOCKER-INGRESS", &script);
+    let accepted = accepted(&restored(&save, "DOCKER-INGRESS", &script));
     for &port in &asked {
         let is_open = protected.contains(&port);
         let shut: Vec<&str> = WAYS
@@ -96,17 +96,20 @@ fn check(config: Config, listeners: &[Listener], ports: &[Port]) {
             true => assert_eq!(shut, ["input"], "{port} is the agent's:\n{guard}"),
             false => assert_eq!(shut.is_empty(), is_open, "{port} is protected by {policy:?}:\n{guard}"),
         }
-        assert_eq!(accepts(&rules, port), is_open, "{port} is protected by {policy:?}:\n{script}");
+        assert_eq!(accepted.contains(&port), is_open, "{port} is protected by {policy:?}:\n{script}");
         assert_eq!(!tightened.contains(&port), is_open, "{port} is protected by {policy:?}:\n{script}");
     }
     // The guard of a kernel without nf_tables names no port that it does not shut.
     let (legacy, _) = iptables::script_with_guard(&save, Family::V4, &desired).unwrap_or_default();
-    let is_door = |line: &str| line.starts_with("-A DEADLIGHT-DOOR -i eth0 ");
+    let is_door = |line: &&str| line.starts_with("-A DEADLIGHT-DOOR -i eth0 ");
+    let drops = |line: &&str| line.ends_with(" -j DROP") || line.contains(" -j REJECT ");
+    let (door, others): (Vec<&str>, Vec<&str>) = legacy.lines().partition(is_door);
+    let of_door: BTreeSet<Port> = door.into_iter().filter_map(named).collect();
+    let dropped: BTreeMap<Port, &str> =
+        others.into_iter().filter(drops).filter_map(|line| Some((named(line)?, line))).collect();
     for &port in &protected {
-        let drops = |line: &str| line.ends_with(" -j DROP") || line.contains(" -j REJECT ");
-        let named = |line: &&str| names(line, port) && drops(line) && !is_door(line);
-        assert_eq!(legacy.lines().any(|line| is_door(line) && names(line, port)), Some(port) == own, "{legacy}");
-        assert_eq!(legacy.lines().find(named), None, "{port} is protected by {policy:?}");
+        assert_eq!(of_door.contains(&port), Some(port) == own, "{legacy}");
+        assert_eq!(dropped.get(&port), None, "{port} is protected by {policy:?}");
     }
     // What is allowed may name a protected port: it opens, and nothing in it closes.
     for rule in restored(&save, "DEADLIGHT", &script) {
@@ -114,10 +117,12 @@ fn check(config: Config, listeners: &[Listener], ports: &[Port]) {
     }
 }
 
-/// Whether a rule of iptables matches `port` by any of its numbers.
-fn names(rule: &str, port: Port) -> bool {
+/// The port that a rule of iptables matches by any of its numbers.
+fn named(rule: &str) -> Option<Port> {
     let mut words = rule.split(' ').skip_while(|word| !matches!(*word, "--dport" | "--sport" | "--ctorigdstport"));
-    rule.contains(&format!("-p {} ", port.protocol)) && words.nth(1) == Some(&port.number.to_string())
+    let number = words.nth(1)?.parse().unwrap();
+    let protocol = Protocol::ALL.into_iter().find(|protocol| rule.contains(&format!("-p {protocol} "))).unwrap();
+    Port::new(protocol, number)
 }
 
 /// A node on which Docker publishes all of `ports` by the mesh.
