@@ -7,10 +7,12 @@
 
 mod boot;
 mod cause;
+mod compose;
 mod engine_nft;
 mod expect;
 mod fleet;
 mod host;
+mod images;
 mod ingress;
 mod inside;
 mod lab;
@@ -60,6 +62,7 @@ const OF_THE_SWARM: &[(&str, OfTheSwarm)] = &[
     ("cause::of_a_port_that_no_service_publishes", cause::of_a_port_that_no_service_publishes),
     ("boot::a_closed_port_answers_no_syn", boot::a_closed_port_answers_no_syn),
     ("stack::closes_and_stays_closed", stack::closes_and_stays_closed),
+    ("compose::as_printed", compose::as_printed),
     ("path::as_printed", path::as_printed),
 ];
 
