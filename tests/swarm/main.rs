@@ -18,6 +18,7 @@ mod inside;
 mod lab;
 mod neighbour;
 mod newcomer;
+mod outside;
 mod path;
 mod posture;
 mod published;
@@ -107,7 +108,8 @@ fn main() -> Result<ExitCode> {
         Trial::test(name, move || tell(&lab, &story))
     });
     let upgrade = Trial::test("engine_nft::is_upgraded", || timed(engine_nft::is_upgraded));
-    let trials = of_each_engine.chain([upgrade]).chain(of_the_lab).collect();
+    let outside = Trial::test("outside::as_printed", || timed(outside::as_printed));
+    let trials = of_each_engine.chain([upgrade, outside]).chain(of_the_lab).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(Arc::into_inner(lab).context("a story still holds the lab")?);
     Ok(conclusion.exit_code())
