@@ -62,7 +62,8 @@ impl<'a> Demo<'a> {
         let up = format!("setsid {} >up.log 2>&1 & echo $! >/run/story-compose", printed_in(PAGE, UP)?);
         self.shell(&up)?;
         let log = || fs::read_to_string(self.directory.join("up.log"));
-        let closed = wait_for("the proof", PATIENCE, || match log() {
+        // Seven containers start, most of them one after the other.
+        let closed = wait_for("the proof", 2 * PATIENCE, || match log() {
             Ok(log) if log.contains("2 proven closed, 0 unproven, 0 still open") => Ok(log),
             other => Err(format!("{other:?}")),
         })?;
