@@ -54,6 +54,38 @@ fn a_secret_in_a_file_enrols_a_node_unattended() -> Result<()> {
 }
 
 #[test]
+fn what_is_said_at_each_start_is_done_once() -> Result<()> {
+    let (lab, deployment) = world(&Settings::default())?;
+    let keys = || -> Result<Vec<_>> {
+        let files = ["ca.key", "scanner-office-a.key"].map(|name| deployment.path("pki").join(name));
+        files.iter().map(|file| Ok(fs::read(file)?)).collect()
+    };
+    let before = keys()?;
+    for words in [["init"].as_slice(), &["issue-scanner", "office-a"]] {
+        deployment.pki(words)?.expect_code(2)?;
+        let said = deployment.pki(&[words, &["--if-needed"]].concat())?.expect_code(0)?.stdout;
+        ensure!(said.contains("is there already"), "{said}");
+    }
+    ensure!(keys()? == before, "other keys");
+
+    let file = deployment.path("line");
+    let enroll = || -> Result<String> {
+        let mut command = programs::scanner(&lab.wire.inet)?;
+        command.args(["enroll", "n1", "--detach", "--if-needed", "--config"]).arg(deployment.path("scanner.toml"));
+        finish(command.arg("--line-file").arg(&file))?.expect_code(0)?;
+        Ok(fs::read_to_string(&file)?)
+    };
+    let first = enroll()?;
+    let second = enroll()?;
+    ensure!(first != second, "nobody has enrolled, and the line is the old one");
+    let window = deployment.open_window(&lab.wire, &[second.trim_end()])?;
+    deployment.scanner(&lab.wire, &["run", "--once"])?;
+    window.wait(PATIENCE)?;
+    ensure!(enroll()? == second, "a line for a node that is enrolled");
+    Ok(())
+}
+
+#[test]
 fn a_used_line_and_an_expired_one_enrol_nobody() -> Result<()> {
     let (lab, deployment) = world(&Settings::default())?;
     let (scanner, line) = deployment.invite(&lab.wire, &[])?;

@@ -1,6 +1,6 @@
 //! What is secret at an enrolment, the line's secret and the node's new key, is shown by neither side, however it ends.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt as _, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use deadlight_tests::{
@@ -23,13 +23,13 @@ fn a_good_one_prints_the_line_once_and_the_key_never() -> Result<()> {
     let [line_file, identity] = ["line", "state/identity.json"].map(|name| deployment.path(name));
 
     // Unattended: nobody waits with the scanner, and the node finds the line in a file.
-    let ended = finish(&mut world.scanner(&["enroll", NODE, "--detach"])?)?.expect_code(0)?;
-    let line = ended.stdout.trim_end().to_owned();
-    ensure!(ended.stdout == format!("{line}\n"), "{ended:?}");
+    let mut command = world.scanner(&["enroll", NODE, "--detach"])?;
+    let ended = finish(command.arg("--line-file").arg(&line_file))?.expect_code(0)?;
+    let line = fs::read_to_string(&line_file)?.trim_end().to_owned();
+    ensure!(ended.stdout.is_empty() && fs::metadata(&line_file)?.mode() & 0o777 == 0o600, "{ended:?}");
     let first = Secret::of_line(&line)?;
     let mut seen = Seen::none_of(vec![first.clone().at_home_in(line_file.clone())]);
     seen.text(&ended.stderr)?;
-    fs::write(&line_file, &line)?;
     let mut command = world.agent(&["enroll", "--file"])?;
     command.arg(&line_file);
     let window = deployment.open_window_by(command, &lab.wire)?;

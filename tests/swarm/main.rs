@@ -7,15 +7,18 @@
 
 mod boot;
 mod cause;
+mod compose;
 mod engine_nft;
 mod expect;
 mod fleet;
 mod host;
+mod images;
 mod ingress;
 mod inside;
 mod lab;
 mod neighbour;
 mod newcomer;
+mod outside;
 mod path;
 mod posture;
 mod published;
@@ -60,6 +63,7 @@ const OF_THE_SWARM: &[(&str, OfTheSwarm)] = &[
     ("cause::of_a_port_that_no_service_publishes", cause::of_a_port_that_no_service_publishes),
     ("boot::a_closed_port_answers_no_syn", boot::a_closed_port_answers_no_syn),
     ("stack::closes_and_stays_closed", stack::closes_and_stays_closed),
+    ("compose::as_printed", compose::as_printed),
     ("path::as_printed", path::as_printed),
 ];
 
@@ -104,7 +108,8 @@ fn main() -> Result<ExitCode> {
         Trial::test(name, move || tell(&lab, &story))
     });
     let upgrade = Trial::test("engine_nft::is_upgraded", || timed(engine_nft::is_upgraded));
-    let trials = of_each_engine.chain([upgrade]).chain(of_the_lab).collect();
+    let outside = Trial::test("outside::as_printed", || timed(outside::as_printed));
+    let trials = of_each_engine.chain([upgrade, outside]).chain(of_the_lab).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(Arc::into_inner(lab).context("a story still holds the lab")?);
     Ok(conclusion.exit_code())

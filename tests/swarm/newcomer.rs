@@ -27,7 +27,12 @@ const MOUNTS: [&str; 5] = ["proc", "sys", "dev", "run", "lab"];
 
 /// A line of the page.
 pub(crate) fn printed(line: &str) -> Result<&str> {
-    ensure!(PAGE.lines().any(|other| other.trim() == line), "the page has no line {line:?}");
+    printed_in(PAGE, line)
+}
+
+/// A line of some page.
+pub(crate) fn printed_in<'a>(page: &str, line: &'a str) -> Result<&'a str> {
+    ensure!(page.lines().any(|other| other.trim() == line), "the page has no line {line:?}");
     Ok(line)
 }
 

@@ -3,7 +3,8 @@
 set -eu
 suite=$1 root=$2
 
-case $suite in bookworm) client= ;; *) client=,docker-cli ;; esac
+# Bookworm's Compose is version 1.
+case $suite in bookworm) client= ;; *) client=,docker-cli,docker-compose ;; esac
 # What the agent's package needs, where systemd is not the first process.
 sysusers=,systemd-standalone-sysusers,systemd-standalone-tmpfiles
 # The machine's own mirror, so that it works wherever the machine's packages came from.

@@ -1,17 +1,13 @@
-//! The images of `docker/images/`, built by a real engine, and its stack file: both programs from containers.
+//! The stack file of `docker/images/`: both programs from containers.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use deadlight_tests::{
     answer::Answer,
     lab::Family,
     process::run,
-    programs::{Ended, Running, built, finish},
+    programs::{Ended, Running, finish},
     syn_watch::SynWatch,
     wait::wait_for,
 };
@@ -19,14 +15,11 @@ use deadlight_tests::{
 use crate::{
     expect::{self, Protocol::Tcp},
     fleet::scanner_toml,
+    images::{self, AGENT, BUILDER, SCANNER},
     lab::{NODES, Node, on_each},
     swarm::{PATIENCE, Swarm},
 };
 
-const AGENT: &str = "deadlight-agent:story";
-const SCANNER: &str = "deadlight-scanner:story";
-/// The fastest engine builds, and the others load.
-const BUILDER: &Node = &NODES[2];
 /// The scanner's user in its image.
 const USER: &str = "65532";
 const DATA: &str = "/var/lib/deadlight-scanner";
@@ -104,21 +97,14 @@ const REVERT: &str = "docker run --rm --network host --cap-drop ALL --cap-add NE
 
 /// Makes both images, gives every node the agent's, and takes the scanner's apart for the machine outside, which has no engine.
 fn build(swarm: &Swarm) -> Result<Scanner> {
+    images::build(swarm)?;
     let shared = swarm.lab().shared();
-    let programs = shared.join("programs");
-    fs::create_dir_all(&programs)?;
-    for program in ["deadlight-agent", "deadlight-scanner"] {
-        run(Command::new("strip").arg(built(program)?).arg("-o").arg(programs.join(program)))?;
-    }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker/images");
-    run(Command::new(source.join("contexts.sh")).arg(&programs).arg(shared.join("images")))?;
-    fs::copy(source.join("stack.yml"), shared.join("stack.yml"))?;
+    fs::copy(images::source("stack.yml"), shared.join("stack.yml"))?;
     fs::write(shared.join("agent.toml"), "mode = \"enforce\"\nmax_new_per_hour = 1000\n")?;
     swarm.on(
         BUILDER,
         &format!(
-            "docker build --quiet --tag {AGENT} /lab/images/agent && docker build --quiet --tag {SCANNER} /lab/images/scanner \
-             && docker save --output /lab/agent.tar {AGENT} \
+            "docker save --output /lab/agent.tar {AGENT} \
              && id=$(docker create {SCANNER}) && docker export --output /lab/scanner.tar $id && docker rm --volumes $id"
         ),
     )?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
@@ -9,7 +10,7 @@ use clap::Args;
 use deadlight_shared::enrol::{EnrolLine, SECRET_LENGTH, Secret};
 use deadlight_shared::hint::{HintExt as _, causes};
 use deadlight_shared::tls::Credentials;
-use deadlight_shared::{KeyId, Name};
+use deadlight_shared::{Name, file as files};
 use jiff::Timestamp;
 use reqwest::Url;
 
@@ -17,7 +18,7 @@ use super::check::{self, today};
 use super::{Exit, Failure, print};
 use crate::config::{Config, TrustSource, Way};
 use crate::deliver::EnrolError;
-use crate::pki::{InvitationError, Pki, PkiError, Registry};
+use crate::pki::{Certificate, InvitationError, Pki, PkiError, Registry};
 use crate::upkeep::{self, UpkeepError};
 
 /// Between two looks whether the node's window is open.
@@ -32,10 +33,16 @@ pub(super) struct Arguments {
     /// Print the line and leave the rest to a running `deadlight-scanner run`
     #[arg(long)]
     detach: bool,
+    /// Write the line to FILE, which its owner alone can read, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    line_file: Option<PathBuf>,
+    /// Make no line for a node that has a certificate, and be fine: for scripts and containers that say this at each start
+    #[arg(long)]
+    if_needed: bool,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let Arguments { node: name, file, detach } = arguments;
+    let Arguments { node: name, file, detach, line_file, if_needed } = arguments;
     let config = check::load(&file.config, today(Timestamp::now()))?;
     let Some(TrustSource::Pki(pki)) = &config.trust else {
         return Ok(Err("only the scanner that has the CA can enrol; the configuration has no [pki]")
@@ -58,6 +65,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     pki.operator_key()
         .hint("restore it; `openssl pkey -in operator.key -pubout` writes it where the private half is")?;
 
+    if if_needed && pki.read()?.and_then(|registry| latest_of(&registry, &name)).is_some_and(|held| held.arrived) {
+        tell(&format!("{name} has a certificate already"));
+        return Ok(Exit::Fine);
+    }
     let mut random = [0; SECRET_LENGTH];
     rand::fill(&mut random).map_err(|_| "failed to get random bytes from the system")?;
     let secret = Secret::new(random);
@@ -66,9 +77,18 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Ok(registry.signer())
     })?;
     let line = EnrolLine { node: name.clone(), authority, secret };
-    print(&format!("{line}\n"))?;
     // The line has a secret in it, so it is written once.
-    tell(&format!("On {name}, as root, within 10 minutes:  deadlight-agent enroll LINE  with the line above"));
+    match line_file {
+        None => {
+            print(&format!("{line}\n"))?;
+            tell(&format!("On {name}, as root, within 10 minutes:  deadlight-agent enroll LINE  with the line above"));
+        }
+        Some(path) => {
+            let written = files::replace(&path, format!("{line}\n").as_bytes(), 0o600);
+            written.map_err(|error| format!("failed to write the line to {}: {error}", path.display()))?;
+            tell(&format!("On {name}, as root, within 10 minutes:  deadlight-agent enroll --file {}", path.display()));
+        }
+    }
     if detach {
         return Ok(Exit::Fine);
     }
@@ -78,7 +98,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Way::Pull => await_call(&config, pki, &credentials, &name).await?,
     }
     let registry = pki.read()?;
-    let key = registry.as_ref().and_then(|registry| key_of(registry, &name)).map(|key| key.to_string());
+    let key = registry.and_then(|registry| latest_of(&registry, &name)).map(|held| held.key.to_string());
     tell(&format!("{name} is enrolled; the fingerprint of its key is {}", key.unwrap_or_default()));
     Ok(Exit::Fine)
 }
@@ -154,9 +174,9 @@ fn another_line(name: &Name) -> String {
     format!("deadlight-scanner enroll {name} prints a new line")
 }
 
-fn key_of(registry: &Registry, node: &Name) -> Option<KeyId> {
+fn latest_of(registry: &Registry, node: &Name) -> Option<Certificate> {
     let identity = deadlight_shared::Identity::Agent(node.clone());
-    registry.latest().into_iter().find(|certificate| certificate.identity == identity).map(|held| held.key)
+    registry.latest().into_iter().find(|certificate| certificate.identity == identity).cloned()
 }
 
 /// For the person at the terminal; the line alone is on standard output.

@@ -18,8 +18,10 @@ pub(super) enum Command {
         #[command(flatten)]
         directory: Directory,
         /// Make an operator's key besides: its private half is FILE, its public half DIR/operator.pub
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", conflicts_with = "if_needed")]
         operator_key: Option<PathBuf>,
+        #[command(flatten)]
+        repeat: Repeat,
     },
     /// Make an operator's key beside a CA that is there: FILE and DIR/operator.pub
     OperatorKey {
@@ -37,6 +39,8 @@ pub(super) enum Command {
         directory: Directory,
         #[command(flatten)]
         life: Life,
+        #[command(flatten)]
+        repeat: Repeat,
     },
     /// Issue an agent's certificate: DIR/agent-NODE.crt and .key
     IssueAgent {
@@ -87,9 +91,16 @@ pub(super) struct Life {
     days: u32,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Repeat {
+    /// Leave alone what is there already, and be fine: for scripts and containers that say this at each start
+    #[arg(long)]
+    if_needed: bool,
+}
+
 pub(super) fn run(command: Command) -> Result<Exit, Failure> {
     let now = Timestamp::now();
-    let issued = match command {
+    let (issued, if_needed) = match command {
         Command::List { directory } => return list(&Pki::at(&directory.dir)),
         Command::Revoke { node, scanner, directory } => {
             let identity = node.map(Identity::Agent).or(scanner.map(Identity::Scanner));
@@ -97,21 +108,26 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
             return revoke(&Pki::at(&directory.dir), &identity, now);
         }
         Command::RotateCa { back, directory } => return rotate(&Pki::at(&directory.dir), back, now),
-        Command::Init { directory, operator_key: None } => Pki::at(&directory.dir).init(now),
-        Command::Init { directory, operator_key: Some(file) } => {
+        Command::Init { directory, operator_key: None, repeat } => {
+            (Pki::at(&directory.dir).init(now), repeat.if_needed)
+        }
+        Command::Init { directory, operator_key: Some(file), .. } => {
             let pki = Pki::at(&directory.dir);
             told(&hinted(pki.init(now))?)?;
             return operator(&pki, &file);
         }
         Command::OperatorKey { file, directory } => return operator(&Pki::at(&directory.dir), &file),
-        Command::IssueScanner { id, directory, life } => {
-            Pki::at(&directory.dir).issue(&Identity::Scanner(id), life.days, now)
+        Command::IssueScanner { id, directory, life, repeat } => {
+            (Pki::at(&directory.dir).issue(&Identity::Scanner(id), life.days, now), repeat.if_needed)
         }
         Command::IssueAgent { node, directory, life } => {
-            Pki::at(&directory.dir).issue(&Identity::Agent(node), life.days, now)
+            (Pki::at(&directory.dir).issue(&Identity::Agent(node), life.days, now), false)
         }
     };
-    told(&hinted(issued)?)
+    match issued {
+        Err(PkiError::Exists { path }) if if_needed => print(&format!("{} is there already\n", path.display())),
+        issued => told(&hinted(issued)?),
+    }
 }
 
 fn operator(pki: &Pki, file: &Path) -> Result<Exit, Failure> {
