@@ -31,7 +31,11 @@ pub(super) async fn plan(node: &Node) -> anyhow::Result<ExitCode> {
 
 pub(super) async fn status(node: &Node) -> anyhow::Result<ExitCode> {
     let status = node.status().await.map_err(hinted)?;
-    let shown = |closed: &ClosedPort| format!("{} ({} packets dropped)", closed.port, closed.dropped);
+    // A guard of iptables does not count, and says 0.
+    let shown = |closed: &ClosedPort| match closed.dropped {
+        0 => closed.port.to_string(),
+        packets => format!("{} ({packets} packets dropped)", closed.port),
+    };
     let closed: Vec<String> = status.closed.iter().map(shown).collect();
     let closed = if closed.is_empty() { "none".to_owned() } else { closed.join(", ") };
     let in_force = if status.in_force { "yes" } else { "NO" };

@@ -166,9 +166,10 @@ impl<W: Write> Story<W> {
             let target = format_args!("{node} {address} {port}");
             match verdict {
                 Verdict::Closed(evidence) => {
+                    // A guard of iptables does not count, and says 0.
                     let guard = match dropped.get(&(node.clone(), *port)) {
+                        None | Some(0) => String::new(),
                         Some(packets) => format!("; the guard dropped {packets} packets for {port} meanwhile"),
-                        None => String::new(),
                     };
                     self.line(GOOD, "PROOF", format_args!("{target} is closed: {evidence}{guard}"));
                 }

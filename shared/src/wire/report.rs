@@ -76,7 +76,7 @@ pub struct Outcome {
     pub cause: Cause,
     /// The rules for this port, as they stand or as they would stand.
     pub rules: Vec<String>,
-    /// Packets the guard dropped for this port so far.
+    /// Packets the guard dropped for this port so far; 0 also where the guard is of iptables, which does not count.
     pub dropped: u64,
 }
 

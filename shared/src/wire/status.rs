@@ -39,7 +39,7 @@ pub struct Status {
 pub struct ClosedPort {
     /// The port.
     pub port: Port,
-    /// Packets that the guard dropped for it so far.
+    /// Packets that the guard dropped for it so far; 0 also where the guard is of iptables, which does not count.
     pub dropped: u64,
 }
 
