@@ -47,6 +47,8 @@ images:
 	for name in agent scanner; do docker build --quiet --tag deadlight-$$name:$(VERSION) --build-arg VERSION=$(VERSION) \
 		--build-arg REVISION=$$(git rev-parse HEAD) target/images/$$name || exit 1; done
 	docker image ls 'deadlight-*:$(VERSION)'
+	@for name in agent scanner; do size=$$(docker image inspect --format '{{.Size}}' deadlight-$$name:$(VERSION)); \
+		[ "$$size" -lt 25000000 ] || { echo "deadlight-$$name has $$size bytes; 25 MB are too many" >&2; exit 1; }; done
 
 bench: install
 	@command -v masscan >/dev/null || apt-get install -y --no-install-recommends masscan
