@@ -169,13 +169,11 @@ pub(super) enum Whose {
 }
 
 impl Whose {
-    /// What has to hold of a row of `table`, where $1 is the vantage point.
-    fn condition(self, table: &str) -> String {
+    /// The rows of `table`, where $1 is the vantage point.
+    fn rows(self, table: &str) -> String {
         match self {
-            Self::Own => "vantage = $1".to_owned(),
-            Self::Everybody => {
-                format!("vantage = COALESCE((SELECT memory FROM lease WHERE lease.node = {table}.node), $1)")
-            }
+            Self::Own => format!("{table} WHERE vantage = $1"),
+            Self::Everybody => format!("{table} LEFT JOIN lease USING (node) WHERE vantage = COALESCE(memory, $1)"),
         }
     }
 }
@@ -190,15 +188,15 @@ pub(super) async fn load(pool: &AnyPool, vantage: &Name, whose: Whose) -> Result
         state.mark = OrderMark { epoch, sequence };
     }
     let findings = format!(
-        "SELECT id, node, address, protocol, port, status, first_seen, service FROM finding WHERE {} \
+        "SELECT id, node, address, protocol, port, status, first_seen, service FROM {} \
          ORDER BY first_seen, node, address, protocol, port",
-        whose.condition("finding")
+        whose.rows("finding")
     );
     let findings = query(AssertSqlSafe(findings));
     state.findings = findings.bind(&vantage).fetch_all(pool).await?.iter().map(finding).collect::<Result<_, _>>()?;
     let seen = format!(
-        "SELECT address, protocol, port, node, state, evidence, service, since FROM seen WHERE {}",
-        whose.condition("seen")
+        "SELECT address, protocol, port, node, state, evidence, service, seen.since FROM {}",
+        whose.rows("seen")
     );
     for row in query(AssertSqlSafe(seen)).bind(&vantage).fetch_all(pool).await? {
         let seen = Seen {
@@ -210,10 +208,7 @@ pub(super) async fn load(pool: &AnyPool, vantage: &Name, whose: Whose) -> Result
         };
         state.seen.insert(target(&row)?, seen);
     }
-    let contacts = format!(
-        "SELECT node, asked, answered, mode, trouble, warned FROM contact WHERE {}",
-        whose.condition("contact")
-    );
+    let contacts = format!("SELECT node, asked, answered, mode, trouble, warned FROM {}", whose.rows("contact"));
     for row in query(AssertSqlSafe(contacts)).bind(&vantage).fetch_all(pool).await? {
         let (mode, warned): (Option<String>, Option<String>) = (row.try_get("mode")?, row.try_get("warned")?);
         let contact = Contact {
