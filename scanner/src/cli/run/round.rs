@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use deadlight_shared::hint;
 use deadlight_shared::wire::{Order, Report};
 use deadlight_shared::{Name, Port};
+use futures_util::StreamExt as _;
+use futures_util::stream;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio::task::JoinSet;
@@ -26,6 +28,9 @@ use crate::round::{self, Ending, News, Scope, Turn};
 use crate::store::{Database, Past, Store};
 use crate::sweep::{Limits, Sweep, rescan};
 use crate::upkeep;
+
+/// Nodes that are asked at once besides their orders: one after the other, 500 of them would be waited for.
+const AT_ONCE: usize = 64;
 
 impl Scanner {
     pub(super) async fn round(&mut self, scope: Scope) -> Result<Ending, Failure> {
@@ -112,12 +117,14 @@ pub(super) async fn save(store: &mut Store, database: &Database, courier: &Couri
 /// Asks each control port once more after the sweep. An address whose control port does not answer
 /// counts as not heard: whoever keeps us out now may have done so all along.
 async fn hear_controls(config: &Config, sweep: &mut Sweep) {
-    for node in &config.nodes {
-        let Some(control) = node.control_port() else { continue };
-        for address in &node.addresses {
-            if !net::answers(*address, control).await {
-                sweep.heard.remove(address);
-            }
+    let controls = config.nodes.iter().filter_map(|node| Some((node, node.control_port()?)));
+    let places = controls.flat_map(|(node, control)| node.addresses.iter().map(move |address| (*address, control)));
+    let heard: Vec<_> = places.filter(|(address, _)| sweep.heard.contains(address)).collect();
+    let answers = stream::iter(heard).map(async |(address, control)| (address, net::answers(address, control).await));
+    let mut answers = answers.buffer_unordered(AT_ONCE);
+    while let Some((address, answers)) = answers.next().await {
+        if !answers {
+            sweep.heard.remove(&address);
         }
     }
 }
@@ -154,9 +161,11 @@ async fn deliver(agents: &BTreeMap<Name, Agent>, orders: Vec<Order>) -> BTreeMap
 
 /// Packets that each guard dropped for each port since its report. Shown beside a proof, never part of it.
 async fn dropped_since(agents: &BTreeMap<Name, Agent>, reports: &[Report]) -> BTreeMap<(Name, Port), u64> {
-    let mut grown = BTreeMap::new();
-    for report in reports.iter().filter(|report| !report.outcomes.is_empty()) {
-        match agents[&report.node].status().await {
+    let asked = reports.iter().filter(|report| !report.outcomes.is_empty());
+    let statuses = stream::iter(asked).map(async |report| (report, agents[&report.node].status().await));
+    let (mut statuses, mut grown) = (statuses.buffer_unordered(AT_ONCE), BTreeMap::new());
+    while let Some((report, status)) = statuses.next().await {
+        match status {
             Ok(status) => grown.extend(round::dropped_since(report, &status)),
             Err(error) => tracing::warn!(node = %report.node, "{}", hint::line(&error)),
         }
