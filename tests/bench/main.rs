@@ -9,12 +9,15 @@ mod datapath;
 mod door;
 mod drift;
 mod endure;
+mod fleet;
 mod guarded;
 mod order;
 mod page;
 mod probe;
 mod scan;
+mod sink;
 mod trust;
+mod usage;
 
 use std::time::Duration;
 
@@ -30,6 +33,9 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.iter().any(|word| word == "long") {
         return scan::measure_long();
+    }
+    if words.iter().any(|word| word == "fleet") {
+        return fleet::measure(&words);
     }
     if words.iter().any(|word| word == "endure") {
         return endure::measure();

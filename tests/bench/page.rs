@@ -4,13 +4,12 @@
 use std::{
     fs,
     net::SocketAddr,
-    path::Path,
     process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use deadlight_scanner::{config::Config, store::Location};
 use deadlight_shared::allowlist::today;
 use deadlight_tests::{
@@ -24,7 +23,8 @@ use deadlight_tests::{
     wait::wait_for,
 };
 use jiff::Timestamp;
-use nix::unistd::{SysconfVar, sysconf};
+
+use crate::usage;
 
 const NODES: u16 = 500;
 const YEAR: i64 = 365;
@@ -103,38 +103,15 @@ fn rest(place: &Netns) -> Result<()> {
         let said = program.log();
         if said.contains("RESULT") { Ok(()) } else { Err(said) }
     })?;
-    let pid = scanner_of(program.pid().as_raw())?;
-    let (before, began) = (ticks(pid)?, Instant::now());
+    let process = usage::scanner_of(program.pid())?;
+    let (before, began) = (process.spent()?, Instant::now());
     sleep(REST);
-    let spent = ticks(pid)? - before;
-    let per_second = f64::from(u32::try_from(sysconf(SysconfVar::CLK_TCK)?.context("ticks")?)?);
-    let share = 100.0 * f64::from(u32::try_from(spent)?) / per_second / began.elapsed().as_secs_f64();
-    let memory = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let peak = memory.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?.trim().to_owned();
+    let share = usage::percent(process.spent()? - before, began.elapsed());
     println!(
-        "| a scanner between full sweeps, quick ones each minute, over {} s | {share:.2} % of a core, at most {peak} | | |",
-        REST.as_secs()
+        "| a scanner between full sweeps, quick ones each minute, over {} s | {share:.2} % of a core, at most {} KiB | | |",
+        REST.as_secs(),
+        process.peak_kib()
     );
     program.stop()?;
     Ok(())
-}
-
-/// The scanner itself, where something else has started it.
-fn scanner_of(pid: i32) -> Result<i32> {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm"))?;
-    if name.trim().starts_with("deadlight-scann") {
-        return Ok(pid);
-    }
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    let child = children.split_whitespace().next().with_context(|| format!("{} {pid} has no child", name.trim()))?;
-    ensure!(Path::new("/proc").join(child).exists(), "{child} is gone");
-    scanner_of(child.parse()?)
-}
-
-/// Processor time so far, in ticks.
-fn ticks(pid: i32) -> Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = stat.rsplit_once(')').context("stat")?;
-    let fields: Vec<_> = fields.split_whitespace().collect();
-    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
 }

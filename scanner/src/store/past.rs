@@ -70,7 +70,7 @@ pub struct Past<'a>(pub &'a Database);
 impl Past<'_> {
     /// How much is known at `now`, by `vantage` or by all who share the nodes with it.
     pub async fn coverage(&self, vantage: &Name, now: Timestamp) -> Result<Coverage, DatabaseError> {
-        // Asked by who swept: a year has 35,000 sweeps, and a server looks at each of them where it is asked the other way.
+        // Asked by who swept: asked the other way, a server looks at each of the 35,000 sweeps of a year.
         let last = query(
             "SELECT counts FROM (SELECT holder FROM lease WHERE until > $2 \
              UNION SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM lease)) AS sweeper \

@@ -16,11 +16,8 @@ use deadlight_tests::{netns::Netns, process::run, scratch, wait::wait_for};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{
-    FIRST_PORT, MINUTE, VANTAGE, ask,
-    sink::{Behaviour, Message, Sink},
-    start,
-};
+use super::{FIRST_PORT, MINUTE, VANTAGE, ask, start};
+use crate::sink::{Behaviour, Message, Sink};
 
 const NODES: u8 = 250;
 const PORTS: u16 = 40;

@@ -20,12 +20,11 @@ use deadlight_tests::{
 };
 use jiff::Timestamp;
 
-use super::{
-    FIRST_PORT, MINUTE, VANTAGE, ask,
+use super::{FIRST_PORT, MINUTE, VANTAGE, ask, start};
+use crate::{
+    repetitions,
     sink::{AWAY, Behaviour, CUT, ERROR, GOOD, HANG, Message, Sink},
-    start,
 };
-use crate::repetitions;
 
 const KILLS: usize = 100;
 const TOGGLED: u16 = 6;

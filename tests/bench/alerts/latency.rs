@@ -28,12 +28,11 @@ use jiff::Timestamp;
 use pnet::packet::tcp::TcpFlags;
 use serde_json::{Value, json};
 
-use super::{
-    FIRST_PORT, MINUTE, ask,
+use super::{FIRST_PORT, MINUTE, ask, start};
+use crate::{
+    percentile, repetitions, row,
     sink::{Behaviour, Message, Sink},
-    start,
 };
-use crate::{percentile, repetitions, row};
 
 /// Each of a port of its own, over IPv4 and IPv6 by turns.
 const ROUNDS: u16 = 100;

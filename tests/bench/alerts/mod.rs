@@ -3,7 +3,6 @@
 mod flood;
 mod kills;
 mod latency;
-mod sink;
 
 use std::{path::Path, time::Duration};
 
@@ -16,7 +15,7 @@ use deadlight_tests::{
 
 const FIRST_PORT: u16 = 9_001;
 const MINUTE: Duration = Duration::from_secs(60);
-const VANTAGE: &str = "office-a";
+pub(crate) const VANTAGE: &str = "office-a";
 
 /// All parts, or those that are named.
 pub(crate) fn measure(words: &[String]) -> Result<()> {
@@ -26,12 +25,13 @@ pub(crate) fn measure(words: &[String]) -> Result<()> {
     parts.iter().filter(|(name, _)| all || words.iter().any(|word| word == name)).try_for_each(|(_, measure)| measure())
 }
 
-fn start(place: &Netns, config: &Path, directory: &Path) -> Result<Running> {
+/// Starts the real scanner under the configuration `config`.
+pub(crate) fn start(place: &Netns, config: &Path, directory: &Path) -> Result<Running> {
     Running::start(scanner(place)?.args(["run", "--config"]).arg(config), "scanner", directory)
 }
 
 /// Asks the database of a scanner in `directory`.
-fn ask<T, F: Future<Output = Result<T, DatabaseError>>>(
+pub(crate) fn ask<T, F: Future<Output = Result<T, DatabaseError>>>(
     directory: &Path,
     question: impl FnOnce(Database) -> F,
 ) -> Result<T> {

@@ -6,24 +6,26 @@ use anyhow::Result;
 use deadlight_tests::wan::Weather;
 
 use super::{
-    lab::{Lab, Shut, Target, addresses},
+    lab::{Families, Lab, Shut, Target, addresses},
     measure::{self, Run},
     programs::{Program, Question},
 };
 
 /// A run that takes longer is stopped.
 const LIMIT: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(480);
 const FAR: Weather = Weather { delay: Duration::from_millis(20), loss: 0.01, seed: 7 };
 
 struct Case {
     name: &'static str,
-    nodes: u8,
-    v6: bool,
+    nodes: u16,
+    families: Families,
     ports: &'static str,
     open_each: usize,
     shut: Shut,
     weather: Option<Weather>,
     udp: bool,
+    limit: Duration,
     programs: Vec<Program>,
 }
 
@@ -33,12 +35,13 @@ fn cases() -> Vec<Case> {
     let one = Case {
         name: "closed node",
         nodes: 1,
-        v6: false,
+        families: Families::V4,
         ports: "1-65535",
         open_each: 12,
         shut: Shut::Refuse,
         weather: None,
         udp: false,
+        limit: LIMIT,
         programs: [peers(500_000), vec![DeadlightConnect(50_000), NmapConnect]].concat(),
     };
     let filtered = |name| Case {
@@ -50,14 +53,14 @@ fn cases() -> Vec<Case> {
     let many = |name| Case { nodes: 16, ports: "1-1000", ..filtered(name) };
     vec![
         Case {
-            v6: true,
+            families: Families::V6,
             name: "closed node, IPv6",
             programs: vec![Deadlight(500_000), Nmap(10_000)],
             ..one_like(&one)
         },
         Case { programs: peers(100_000), ..filtered("filtered node") },
         Case {
-            v6: true,
+            families: Families::V6,
             programs: vec![Deadlight(100_000), Nmap(10_000), RustScan],
             ..filtered("filtered node, IPv6")
         },
@@ -83,10 +86,7 @@ fn one_like(case: &Case) -> Case {
 
 /// Runs every case whose name contains one of `wanted` (all, where nothing is wanted), `runs` times.
 pub(crate) fn measure(runs: usize, wanted: &[String]) -> Result<()> {
-    println!(
-        "\n| case | program | wall s | CPU s | peak MB | packets | open found | missed | invented | wall / nmap's |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    head();
     for case in cases() {
         if wanted.is_empty() || wanted.iter().any(|word| case.name.contains(word.as_str())) {
             row(&case, runs)?;
@@ -97,22 +97,20 @@ pub(crate) fn measure(runs: usize, wanted: &[String]) -> Result<()> {
 
 /// A hundred runs of Deadlight alone at each loss: nothing may be missed, and nothing invented.
 pub(crate) fn measure_long() -> Result<()> {
-    println!(
-        "\n| case | program | wall s | CPU s | peak MB | packets | open found | missed | invented | wall / nmap's |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    head();
     for (name, loss) in
         [("1,000 ports, 40 ms, 1 % loss each way", 0.01), ("1,000 ports, 40 ms, 5 % loss each way", 0.05)]
     {
         let case = Case {
             name,
             nodes: 1,
-            v6: false,
+            families: Families::V4,
             ports: "1-1000",
             open_each: 12,
             shut: Shut::Drop,
             weather: Some(Weather { loss, ..FAR }),
             udp: false,
+            limit: LIMIT,
             programs: vec![Program::Deadlight(20_000)],
         };
         row(&case, 100)?;
@@ -120,12 +118,44 @@ pub(crate) fn measure_long() -> Result<()> {
     Ok(())
 }
 
+/// Every port of a large swarm's nodes, by Deadlight alone. Of those that answer nothing there are half as many: each of
+/// their ports is asked twice.
+pub(crate) fn measure_every(runs: usize) -> Result<()> {
+    head();
+    for (name, nodes, shut, rate) in [
+        ("500 nodes × 65,535 ports, closed", 500, Shut::Refuse, 300_000),
+        ("250 nodes × 65,535 ports, filtered", 250, Shut::Drop, 150_000),
+    ] {
+        let case = Case {
+            name,
+            nodes,
+            families: Families::Both,
+            ports: "1-65535",
+            open_each: 2,
+            shut,
+            weather: None,
+            udp: false,
+            limit: LONGEST,
+            programs: vec![Program::Deadlight(rate)],
+        };
+        row(&case, runs)?;
+    }
+    Ok(())
+}
+
+fn head() {
+    println!(
+        "\n| case | program | wall s | CPU s | peak MB | packets | open found | missed | invented | wall / nmap's |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+}
+
 /// Open ports that are the same in each run.
 fn open_ports(case: &Case) -> BTreeSet<Target> {
     let mut rng = fastrand::Rng::with_seed(case.open_each as u64);
     let last = case.ports.rsplit('-').next().and_then(|last| last.parse().ok()).unwrap_or(u16::MAX);
     let mut open = BTreeSet::new();
-    for address in addresses(case.nodes, case.v6) {
+    for address in addresses(case.nodes, case.families) {
         let mut ports = BTreeSet::new();
         while ports.len() < case.open_each {
             ports.insert(rng.u16(1..=last));
@@ -136,7 +166,7 @@ fn open_ports(case: &Case) -> BTreeSet<Target> {
 }
 
 fn row(case: &Case, runs: usize) -> Result<()> {
-    let nodes = addresses(case.nodes, case.v6);
+    let nodes = addresses(case.nodes, case.families);
     let udp: &[_] = if case.udp { &nodes } else { &[] };
     let lab = Lab::new(open_ports(case), udp, case.shut, case.weather)?;
     let question = Question { addresses: nodes.clone(), ports: case.ports.to_owned(), udp: case.udp };
@@ -149,7 +179,7 @@ fn row(case: &Case, runs: usize) -> Result<()> {
         let mut taken = Taken::default();
         for _ in 0..runs {
             lab.packets()?;
-            let run = measure::run(&mut program.command(&lab.scanner, &question)?, LIMIT)?;
+            let run = measure::run(&mut program.command(&lab.line.scanner, &question)?, case.limit)?;
             let found = program.open(&run.stdout);
             taken.add(&run, lab.packets()?, &lab.open, &found);
         }

@@ -1,12 +1,13 @@
 //! A scanner and a node with some addresses, in two namespaces.
 //!
 //! ```text
-//!   scanner  eth0 203.0.113.2, 2001:db8:1::2 ── (wan) ── eth0 203.0.113.1, 2001:db8:1::1  node  lo 198.51.100.11 …, 2001:db8:51::11 …
+//!   scanner  eth0 203.0.113.2, 2001:db8:1::2 ── (wan) ── eth0 203.0.113.1, 2001:db8:1::1  node  lo 198.51.100.1 …, 2001:db8:51::1 …
 //! ```
 
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    process::Command,
 };
 
 use anyhow::{Context, Result};
@@ -34,23 +35,40 @@ pub(crate) struct Lab {
     pub(crate) open: BTreeSet<Target>,
     // Services end before the namespaces they live in.
     _services: Services,
+    pub(crate) line: Line,
+}
+
+/// The two namespaces and what joins them.
+pub(crate) struct Line {
     _wan: Option<Wan>,
     pub(crate) scanner: Netns,
     pub(crate) node: Netns,
 }
 
-/// Addresses of the nodes, IPv4 or IPv6.
-pub(crate) fn addresses(count: u8, v6: bool) -> Vec<IpAddr> {
-    let address = |number: u8| match v6 {
-        true => Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, number.into()).into(),
-        false => Ipv4Addr::new(198, 51, 100, number).into(),
-    };
-    (0..count).map(|number| address(11 + number)).collect()
+/// Which addresses nodes have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Families {
+    V4,
+    V6,
+    /// IPv4 and IPv6 by turns.
+    Both,
 }
 
-impl Lab {
-    /// `tcp` listens, the UDP services are there where `udp` is, everything else is `shut`.
-    pub(crate) fn new(tcp: BTreeSet<Target>, udp: &[IpAddr], shut: Shut, weather: Option<Weather>) -> Result<Self> {
+/// Addresses of the nodes; of each family there are 254.
+pub(crate) fn addresses(count: u16, families: Families) -> Vec<IpAddr> {
+    let v4 = (1..=254).map(|number| IpAddr::from(Ipv4Addr::new(198, 51, 100, number)));
+    let v6 = (1..=254).map(|number| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, number)));
+    let all: Vec<_> = match families {
+        Families::V4 => v4.collect(),
+        Families::V6 => v6.collect(),
+        Families::Both => v4.zip(v6).flat_map(|(v4, v6)| [v4, v6]).collect(),
+    };
+    all.into_iter().take(count.into()).collect()
+}
+
+impl Line {
+    /// Joins the two by a wire, or by a line with its weather.
+    pub(crate) fn new(weather: Option<Weather>) -> Result<Self> {
         let (scanner, node) = (Netns::new("scan")?, Netns::new("node")?);
         let wan = match weather {
             None => {
@@ -65,21 +83,34 @@ impl Lab {
         node.ip("addr add 2001:db8:1::1/64 dev eth0 nodad")?;
         scanner.ip("route add default via 203.0.113.1")?;
         scanner.ip("-6 route add default via 2001:db8:1::1 dev eth0")?;
+        Ok(Self { _wan: wan, scanner, node })
+    }
+
+    /// From now on the node answers at `addresses`.
+    pub(crate) fn answer_at(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Result<()> {
+        let nodad = |address: IpAddr| if address.is_ipv6() { " nodad" } else { "" };
+        let lines = addresses.into_iter().map(|address| format!("addr add {address} dev lo{}\n", nodad(address)));
+        let mut ip = Command::new("ip");
+        run_with_input(ip.args(["-n", self.node.name(), "-batch", "-"]), &lines.collect::<String>())
+    }
+}
+
+impl Lab {
+    /// `tcp` listens, the UDP services are there where `udp` is, everything else is `shut`.
+    pub(crate) fn new(tcp: BTreeSet<Target>, udp: &[IpAddr], shut: Shut, weather: Option<Weather>) -> Result<Self> {
+        let line = Line::new(weather)?;
         let here: BTreeSet<IpAddr> = tcp.iter().map(|(address, _)| *address).chain(udp.iter().copied()).collect();
-        for address in here {
-            let nodad = if address.is_ipv6() { " nodad" } else { "" };
-            node.ip(&format!("addr add {address} dev lo{nodad}"))?;
-        }
-        run_with_input(node.command("nft").args(["-f", "-"]), &rules(&tcp, shut))?;
-        let services = Services::start(&node, &tcp, udp)?;
+        line.answer_at(here)?;
+        run_with_input(line.node.command("nft").args(["-f", "-"]), &rules(&tcp, shut))?;
+        let services = Services::start(&line.node, &tcp, udp)?;
         let mut open = tcp;
         open.extend(udp.iter().flat_map(|address| super::services::UDP.map(|port| (*address, port))));
-        Ok(Self { open, _services: services, _wan: wan, scanner, node })
+        Ok(Self { open, _services: services, line })
     }
 
     /// First packets of a handshake, and datagrams, that have reached the node since the last call.
     pub(crate) fn packets(&self) -> Result<u64> {
-        let listing = run(self.node.command("nft").args(["reset", "counters", "table", "inet", "bench"]))?;
+        let listing = run(self.line.node.command("nft").args(["reset", "counters", "table", "inet", "bench"]))?;
         let mut words = listing.split_whitespace().skip_while(|word| *word != "packets");
         words.nth(1).context("no counter")?.parse().context("the counter is no number")
     }

@@ -18,7 +18,7 @@ use deadlight_scanner::{
 };
 use deadlight_shared::Protocol;
 
-use super::lab::{Lab, Shut, addresses};
+use super::lab::{Families, Lab, Shut, addresses};
 
 const FIRST_PORT: u16 = 61_024;
 const UNLIMITED: Limits = Limits { rate: NonZeroU32::MAX, rate_per_node: NonZeroU32::MAX, cost: Cost::Packet };
@@ -42,9 +42,9 @@ pub(crate) fn measure() -> Result<()> {
 
 /// Packets a second, from building to the return of the system call.
 fn sent() -> Result<f64> {
-    let nodes = addresses(6, false);
+    let nodes = addresses(6, Families::V4);
     let lab = Lab::new(nodes.iter().map(|address| (*address, 80)).collect(), &[], Shut::Drop, None)?;
-    lab.scanner.enter(|| {
+    lab.line.scanner.enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let port = "80/tcp".parse().context("a port")?;
         let targets: Vec<_> = nodes.iter().map(|address| (*address, port)).collect();

@@ -1,7 +1,6 @@
 //! Runs a program once: what it took, and what it said.
 
 use std::{
-    fs,
     io::Read,
     process::{Command, Stdio},
     thread,
@@ -9,7 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::resource::UsageWho;
+
+use crate::usage::{self, Process};
 
 /// From one look at the memory of the program to the next.
 const LOOK: Duration = Duration::from_millis(5);
@@ -28,7 +29,7 @@ pub(crate) struct Run {
 
 /// Runs `command` for at most `limit`.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<Run> {
-    let before = children()?;
+    let before = usage::spent_by(UsageWho::RUSAGE_CHILDREN)?;
     let started = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
@@ -41,10 +42,10 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<Run> {
         let mut text = Vec::new();
         out.read_to_end(&mut text).map(|_| String::from_utf8_lossy(&text).into_owned())
     });
-    let status = format!("/proc/{}/status", child.id());
+    let process = Process::of(child.id().cast_signed());
     let (mut peak_kib, mut ended) = (0, true);
     while child.try_wait()?.is_none() {
-        peak_kib = peak_kib.max(high_water(&status));
+        peak_kib = peak_kib.max(process.peak_kib());
         if started.elapsed() > limit {
             child.kill()?;
             child.wait()?;
@@ -55,20 +56,5 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<Run> {
     }
     let wall = started.elapsed();
     let stdout = reading.join().ok().context("the reader panicked")??;
-    Ok(Run { wall, cpu: children()?.saturating_sub(before), peak_kib, ended, stdout })
-}
-
-/// What all children that have ended used together.
-fn children() -> Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-    let seconds = |time: nix::sys::time::TimeVal| {
-        Duration::new(time.tv_sec().unsigned_abs(), 0) + Duration::from_micros(time.tv_usec().unsigned_abs())
-    };
-    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
-}
-
-fn high_water(status: &str) -> u64 {
-    let text = fs::read_to_string(status).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    Ok(Run { wall, cpu: usage::spent_by(UsageWho::RUSAGE_CHILDREN)?.saturating_sub(before), peak_kib, ended, stdout })
 }

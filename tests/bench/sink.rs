@@ -16,47 +16,47 @@ use serde_json::Value;
 
 /// One message, as it arrived.
 #[derive(Debug, Clone)]
-pub(super) struct Message {
-    pub(super) at: Instant,
-    pub(super) key: String,
+pub(crate) struct Message {
+    pub(crate) at: Instant,
+    pub(crate) key: String,
     /// Each, in the words of the sink's kind.
-    pub(super) alerts: Vec<Value>,
+    pub(crate) alerts: Vec<Value>,
     /// Its sink could act on it, whatever it said.
-    pub(super) has_arrived: bool,
-    pub(super) accepted: bool,
+    pub(crate) has_arrived: bool,
+    pub(crate) accepted: bool,
 }
 
 impl Message {
-    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> {
         self.alerts.iter().filter_map(|alert| alert["number"].as_u64())
     }
 }
 
-pub(super) const GOOD: u8 = 0;
+pub(crate) const GOOD: u8 = 0;
 /// It answers 500, having done nothing.
-pub(super) const ERROR: u8 = 1;
+pub(crate) const ERROR: u8 = 1;
 /// It takes the message and never answers.
-pub(super) const HANG: u8 = 2;
+pub(crate) const HANG: u8 = 2;
 /// It takes the message and closes without an answer.
-pub(super) const CUT: u8 = 3;
+pub(crate) const CUT: u8 = 3;
 /// It closes before it has read anything.
-pub(super) const AWAY: u8 = 4;
+pub(crate) const AWAY: u8 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Behaviour {
+pub(crate) enum Behaviour {
     OneASecond,
     Moody,
 }
 
 /// A place that alerts are sent to.
-pub(super) struct Sink {
+pub(crate) struct Sink {
     address: SocketAddr,
     heard: Arc<Mutex<Vec<Message>>>,
     mood: Arc<AtomicU8>,
 }
 
 impl Sink {
-    pub(super) fn start(behaviour: Behaviour) -> Result<Self> {
+    pub(crate) fn start(behaviour: Behaviour) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let sink = Self { address: listener.local_addr()?, heard: Arc::default(), mood: Arc::default() };
         let (heard, mood) = (Arc::clone(&sink.heard), Arc::clone(&sink.mood));
@@ -70,19 +70,19 @@ impl Sink {
         Ok(sink)
     }
 
-    pub(super) fn mood(&self, mood: u8) {
+    pub(crate) fn mood(&self, mood: u8) {
         self.mood.store(mood, Ordering::SeqCst);
     }
 
-    pub(super) fn heard(&self) -> Vec<Message> {
+    pub(crate) fn heard(&self) -> Vec<Message> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn block(&self, kind: &str) -> String {
+    pub(crate) fn block(&self, kind: &str) -> String {
         format!("[[alert]]\nkind = \"{kind}\"\nurl = \"{}\"\n", self.url())
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/", self.address)
     }
 }
