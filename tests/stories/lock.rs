@@ -4,7 +4,9 @@
 #![expect(clippy::print_stdout, reason = "what was measured is part of the story")]
 
 use std::{
-    panic, thread,
+    panic,
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -17,9 +19,10 @@ use deadlight_tests::{
         Family::{V4, V6},
         INGRESS, Lab, RUN,
     },
+    netns::Netns,
     order::{order, send},
     process::run,
-    programs::Running,
+    programs::{self, Running, built},
     wait::wait_for,
 };
 
@@ -41,12 +44,26 @@ fn held_for_9_s_is_pending_and_closed_all_the_same() -> Result<()> {
     held_for(Duration::from_secs(9))
 }
 
+/// As in a container: the kernel announces its programs by numbers that the agent does not know.
+#[test]
+fn held_for_7_s_while_the_agent_counts_processes_anew() -> Result<()> {
+    held_for_beside(Duration::from_secs(7), |node| {
+        let mut command = node.command("unshare");
+        command.args(["--pid", "--fork", "--kill-child"]).arg(built("deadlight-agent")?);
+        Ok(command)
+    })
+}
+
 #[test]
 fn held_for_60_s_is_pending_and_closed_all_the_same() -> Result<()> {
     held_for(Duration::from_secs(60))
 }
 
 fn held_for(duration: Duration) -> Result<()> {
+    held_for_beside(duration, programs::agent)
+}
+
+fn held_for_beside(duration: Duration, agent: impl Fn(&Netns) -> Result<Command>) -> Result<()> {
     let mut lab = Lab::new(Layout::V28, Legacy, ForwardPolicy::Accept)?;
     lab.wire.node.furnish(Legacy)?;
     let deployment = Deployment::new(&Settings::default())?;
@@ -57,7 +74,7 @@ fn held_for(duration: Duration) -> Result<()> {
             other => Err(format!("{other:?}")),
         }
     })?;
-    let agent = deployment.start_agent(&lab.wire)?;
+    let agent = deployment.start_agent_by(agent(&lab.wire.node)?, &lab.wire)?;
     expect::tcp(lab.inet(), V4.node(INGRESS), Answer::Data)?;
     expect::tcp(lab.inet(), V6.node(RUN), Answer::Data)?;
 

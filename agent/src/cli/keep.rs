@@ -30,7 +30,7 @@ pub(super) async fn keep(node: Arc<Node>, docker_socket: PathBuf) {
             // Who wrote is heard before what was written is looked at.
             biased;
             Some(author) = async { firewall.as_mut()?.recv().await } => {
-                if !author.pid.is_some_and(is_own_program) {
+                if !author.is(is_own_program) {
                     authors.insert(author.to_string());
                     pace.hear(Instant::now());
                 }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::thread;
 
 use deadlight_shared::text::printable;
@@ -11,6 +12,8 @@ use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+
+use super::is_initial;
 
 /// `NFNLGRP_NFTABLES` of the kernel's `nfnetlink.h`.
 const NFTABLES: u32 = 7;
@@ -28,9 +31,19 @@ const NAME: usize = 16;
 /// Who ended a transaction; not known where the kernel had to leave out messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Author {
-    /// Process id.
-    pub pid: Option<u32>,
+    /// Process id, as the initial namespace counts.
+    pid: Option<u32>,
+    /// The address of its netlink socket: the process id as its own namespace counts.
+    socket: Option<u32>,
     name: Option<String>,
+}
+
+impl Author {
+    /// Whether `is_ours` holds of the process id that our own namespace has for it: a container counts anew.
+    pub fn is(&self, is_ours: impl Fn(u32) -> bool) -> bool {
+        let id = if is_initial(Path::new("/proc/self/ns/pid")) { self.pid } else { self.socket };
+        id.is_some_and(is_ours)
+    }
 }
 
 impl fmt::Display for Author {
@@ -92,7 +105,8 @@ fn authors(mut datagram: &[u8]) -> Vec<Author> {
     let mut authors = Vec::new();
     while let Ok(message) = NetlinkBuffer::new_checked(datagram) {
         if message.message_type() == NEW_GENERATION {
-            authors.push(author(message.payload().get(NETFILTER_HEADER..).unwrap_or_default()));
+            let attributes = message.payload().get(NETFILTER_HEADER..).unwrap_or_default();
+            authors.push(Author { socket: Some(message.port_number()), ..author(attributes) });
         }
         let length = usize::try_from(message.length()).unwrap_or(usize::MAX).saturating_add(3) & !3;
         datagram = datagram.get(length..).unwrap_or_default();
@@ -107,7 +121,7 @@ fn author(attributes: &[u8]) -> Author {
         printable(name.trim_end_matches('\0'), NAME)
     });
     let pid = attribute(PROCESS_ID).and_then(|found| Some(u32::from_be_bytes(found.value().try_into().ok()?)));
-    Author { pid, name }
+    Author { pid, name, socket: None }
 }
 
 #[cfg(test)]
@@ -119,7 +133,8 @@ mod tests {
         let mut bytes = Vec::new();
         bytes.extend(44_u32.to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
-        bytes.extend([0; 10]);
+        bytes.extend([0; 6]);
+        bytes.extend(7_u32.to_ne_bytes());
         bytes.extend([0, 0, 0, 9]);
         for (kind, value) in [(1_u16, [0, 0, 0, 9]), (PROCESS_ID, [0, 0, 1, 2]), (PROCESS_NAME, *b"nft\0")] {
             bytes.extend(8_u16.to_ne_bytes());
@@ -134,6 +149,7 @@ mod tests {
         let two = [generation(10 << 8), generation(NEW_GENERATION), generation(NEW_GENERATION)].concat();
         let named = |bytes: &[u8]| authors(bytes).iter().map(Author::to_string).collect::<Vec<_>>();
         assert_eq!(named(&two), ["nft (pid 258)", "nft (pid 258)"]);
+        assert_eq!(authors(&two)[0].socket, Some(7));
         assert_eq!(named(&two[..80]), Vec::<String>::new(), "cut off");
         assert_eq!(Author::default().to_string(), "unknown");
     }

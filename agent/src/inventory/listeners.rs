@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use deadlight_shared::{Port, Protocol};
 use serde::{Deserialize, Serialize};
 
-use super::has_capability;
+use super::{has_capability, is_initial};
 
 mod helper;
 
@@ -18,8 +18,6 @@ pub use helper::tell;
 const CAP_DAC_OVERRIDE: u32 = 1;
 const CAP_DAC_READ_SEARCH: u32 = 2;
 const CAP_SYS_PTRACE: u32 = 19;
-/// The kernel's `PROC_PID_INIT_INO`: the process namespace in which everybody is seen.
-const INITIAL_NAMESPACE: &str = "pid:[4026531836]";
 
 /// A socket that waits for anybody.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,10 +92,6 @@ pub fn read(view: &View) -> io::Result<Vec<Listener>> {
         }
         View::Helper(socket) => helper::ask(socket),
     }
-}
-
-fn is_initial(namespace: &Path) -> bool {
-    fs::read_link(namespace).is_ok_and(|namespace| namespace == Path::new(INITIAL_NAMESPACE))
 }
 
 fn look(proc: &Path, sees_everybody: bool) -> io::Result<Vec<Listener>> {

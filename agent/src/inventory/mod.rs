@@ -11,6 +11,7 @@ mod swarm;
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 use deadlight_shared::{Port, PortSet};
 
@@ -27,6 +28,14 @@ pub fn has_capability(number: u32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
     effective.is_some_and(|effective| effective & (1 << number) != 0)
+}
+
+/// The kernel's `PROC_PID_INIT_INO`: the process namespace in which everybody is seen.
+const INITIAL_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Whether the process namespace behind this link of `/proc` is the initial one.
+fn is_initial(namespace: &Path) -> bool {
+    fs::read_link(namespace).is_ok_and(|namespace| namespace == Path::new(INITIAL_NAMESPACE))
 }
 
 /// Everything an explanation may rest on. A part that could not be read says why.
