@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadlight_shared::Port;
 use deadlight_shared::text::printable;
@@ -92,19 +92,22 @@ impl FirewallError {
     }
 }
 
-/// The programs that were run last, by process id.
-static OWN: Mutex<VecDeque<u32>> = Mutex::new(VecDeque::new());
+/// The programs that were run last: when, and by which process id.
+static OWN: Mutex<VecDeque<(Instant, u32)>> = Mutex::new(VecDeque::new());
 /// More than one look at the kernel and the write after it need.
 const REMEMBERED: usize = 64;
+/// What a program wrote is announced by then; later its number may be another's.
+const MOMENT: Duration = LIMIT.saturating_mul(3);
 
 /// Whether `pid` is, or was a moment ago, a program that this agent ran: what it wrote is no news.
 pub fn is_own_program(pid: u32) -> bool {
-    OWN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+    let own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    own.iter().any(|(since, own)| *own == pid && since.elapsed() < MOMENT)
 }
 
 fn remember(pid: u32) {
     let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
-    own.push_back(pid);
+    own.push_back((Instant::now(), pid));
     let surplus = own.len().saturating_sub(REMEMBERED);
     own.drain(..surplus);
 }
