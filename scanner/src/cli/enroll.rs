@@ -10,7 +10,7 @@ use clap::Args;
 use deadlight_shared::enrol::{EnrolLine, SECRET_LENGTH, Secret};
 use deadlight_shared::hint::{HintExt as _, causes};
 use deadlight_shared::tls::Credentials;
-use deadlight_shared::{Name, file as files};
+use deadlight_shared::{Identity, Name, file as files};
 use jiff::Timestamp;
 use reqwest::Url;
 
@@ -36,7 +36,8 @@ pub(super) struct Arguments {
     /// Write the line to FILE, which its owner alone can read, instead of printing it
     #[arg(long, value_name = "FILE")]
     line_file: Option<PathBuf>,
-    /// Make no line for a node that has a certificate, and be fine: for scripts and containers that say this at each start
+    /// Make no line for a node that has a certificate, and be fine: for scripts and containers that say this at each start.
+    /// One whose certificate was revoked is not invited
     #[arg(long)]
     if_needed: bool,
 }
@@ -65,9 +66,16 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     pki.operator_key()
         .hint("restore it; `openssl pkey -in operator.key -pubout` writes it where the private half is")?;
 
-    if if_needed && pki.read()?.and_then(|registry| latest_of(&registry, &name)).is_some_and(|held| held.arrived) {
-        tell(&format!("{name} has a certificate already"));
-        return Ok(Exit::Fine);
+    if let Some(registry) = pki.read()?.filter(|_| if_needed) {
+        if latest_of(&registry, &name).is_some_and(|held| held.arrived) {
+            tell(&format!("{name} has a certificate already"));
+            return Ok(Exit::Fine);
+        }
+        // Nobody's script invites again whom somebody has shut out.
+        if registry.was_revoked(&Identity::Agent(name.clone())) {
+            return Ok(Err(format!("the certificate of {name} was revoked"))
+                .hint(format!("`deadlight-scanner enroll {name}`, without --if-needed, takes it back"))?);
+        }
     }
     let mut random = [0; SECRET_LENGTH];
     rand::fill(&mut random).map_err(|_| "failed to get random bytes from the system")?;
@@ -85,8 +93,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
         Some(path) => {
             let written = files::replace(&path, format!("{line}\n").as_bytes(), 0o600);
-            written.map_err(|error| format!("failed to write the line to {}: {error}", path.display()))?;
-            tell(&format!("On {name}, as root, within 10 minutes:  deadlight-agent enroll --file {}", path.display()));
+            written
+                .map_err(|error| format!("failed to write the line to {}: {error}", path.display()))
+                .hint("say it again with a file that can be written; a line that was made before is void")?;
+            tell(&format!(
+                "Take {} to {name}; there, as root, within 10 minutes:  deadlight-agent enroll --file FILE",
+                path.display()
+            ));
         }
     }
     if detach {
@@ -175,7 +188,7 @@ fn another_line(name: &Name) -> String {
 }
 
 fn latest_of(registry: &Registry, node: &Name) -> Option<Certificate> {
-    let identity = deadlight_shared::Identity::Agent(node.clone());
+    let identity = Identity::Agent(node.clone());
     registry.latest().into_iter().find(|certificate| certificate.identity == identity).cloned()
 }
 

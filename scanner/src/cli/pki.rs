@@ -125,9 +125,16 @@ pub(super) fn run(command: Command) -> Result<Exit, Failure> {
         }
     };
     match issued {
-        Err(PkiError::Exists { path }) if if_needed => print(&format!("{} is there already\n", path.display())),
+        Err(PkiError::Exists { path }) if if_needed && is_whole(&path) => {
+            print(&format!("{} is there already\n", path.display()))
+        }
         issued => told(&hinted(issued)?),
     }
+}
+
+/// Whether the other half is there as well: whoever was killed between the two has an identity that nobody can use.
+fn is_whole(half: &Path) -> bool {
+    ["crt", "key"].iter().all(|end| half.with_extension(end).exists())
 }
 
 fn operator(pki: &Pki, file: &Path) -> Result<Exit, Failure> {

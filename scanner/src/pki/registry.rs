@@ -206,6 +206,12 @@ impl Registry {
         in_use.filter_map(|held| if known(&held) { held.first().copied() } else { held.last().copied() }).collect()
     }
 
+    /// Whether the youngest certificate of `identity` is revoked.
+    pub fn was_revoked(&self, identity: &Identity) -> bool {
+        let youngest = self.certificates.iter().rfind(|certificate| certificate.identity == *identity);
+        youngest.is_some_and(|youngest| self.is_revoked(youngest.key))
+    }
+
     /// What each identity may show: what has arrived last, and what was sent after that. An answer that got lost leaves
     /// it open which of them it has.
     pub(super) fn in_use(&self) -> BTreeMap<String, Vec<&Certificate>> {
