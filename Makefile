@@ -2,7 +2,7 @@
 # network namespaces are: demo, test, test-swarm, compat, record, bench, tls-audit.
 
 SHELL := /bin/bash
-.PHONY: demo test trees test-swarm compat record old bench tls-audit simulate fuzz fuzz-corpus mutants pictures lint release images packages build install
+.PHONY: demo test trees test-swarm compat record old bench tls-audit simulate fuzz fuzz-corpus mutants pictures lint release images packages build install compiler
 
 demo: install build
 	target/debug/deadlight-demo
@@ -40,7 +40,7 @@ old: install build
 
 # On the engine of DOCKER_HOST. The same sources and packages give the same layers.
 images: VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-images:
+images: compiler
 	@command -v setcap >/dev/null || apt-get install -y --no-install-recommends libcap2-bin
 	cargo build --release --locked -p deadlight-agent -p deadlight-scanner
 	docker/images/contexts.sh target/release target/images
@@ -105,11 +105,11 @@ pictures: install build
 	target/debug/deadlight-demo docker/pictures/loop.svg
 
 # deadlight-agent and deadlight-scanner for Debian, into target/debian. They run on this machine's release and later ones.
-packages: cargo-deb
+packages: compiler cargo-deb
 	cargo build --release --locked -p deadlight-agent -p deadlight-scanner
 	docker/debian/build.sh $(CURDIR)/target
 
-lint: cargo-deny
+lint: compiler cargo-deny
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
@@ -117,7 +117,7 @@ lint: cargo-deny
 	cargo deny --offline check bans licenses sources
 
 # Out of a clean tree, best at a tag: target/release-VERSION (docker/docs/release.md).
-release: cargo-auditable cargo-cyclonedx cargo-deb
+release: compiler cargo-auditable cargo-cyclonedx cargo-deb
 	docker/release.sh
 
 build:
@@ -127,6 +127,9 @@ install:
 	@command -v cargo >/dev/null || { echo "cargo is missing; hint: install Rust 1.95 or later from https://rustup.rs" >&2; exit 1; }
 	@[ "$$(id -u)" = 0 ] || { echo "network namespaces need root; hint: sudo -E make $(MAKECMDGOALS)" >&2; exit 1; }
 	@tests/install.sh
+
+compiler:
+	@tests/install.sh build
 
 # Tools out of cargo's registry, where they are not there yet.
 TOOLS := cargo-auditable cargo-cyclonedx cargo-deb cargo-deny cargo-fuzz cargo-mutants cargo-nextest

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Installs what the tests and the demo need on Debian, and with the word `swarm` what make test-swarm needs besides; does
-# nothing where it is already there.
+# Installs what the tests and the demo need on Debian, with the word `swarm` what make test-swarm needs besides, and with
+# the word `build` only what a compiler needs; does nothing where it is already there.
 set -eu
+word=${1:-}
 
 # command:package
 needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack
@@ -13,7 +14,9 @@ needed='ip:iproute2 iptables-nft:iptables nft:nftables conntrack:conntrack
         exim4:exim4-daemon-light
         mmdebstrap:mmdebstrap dpkg-shlibdeps:dpkg-dev strip:binutils
         chromium:chromium chromedriver:chromium-driver npm:npm'
-[ "${1:-}" != swarm ] || needed="$needed linux.uml:user-mode-linux mkfs.ext4:e2fsprogs setcap:libcap2-bin"
+unnamed='postgresql libc6-dev busybox-static'
+[ "$word" != build ] || needed='cc:gcc make:make' unnamed=libc6-dev
+[ "$word" != swarm ] || needed="$needed linux.uml:user-mode-linux mkfs.ext4:e2fsprogs setcap:libcap2-bin"
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=
@@ -22,12 +25,13 @@ for pair in $needed; do
 done
 # No program in PATH tells of these: PostgreSQL's have a directory of their own, gcc links nothing without libc6-dev, and not
 # every busybox will do: a dynamically linked one cannot run in the empty image of the tests.
-for package in postgresql libc6-dev busybox-static; do
+for package in $unnamed; do
     dpkg-query -s "$package" >/dev/null 2>&1 || missing="$missing $package"
 done
 
 # What judges whether everybody can read the pages; nothing of it is installed into the system.
 axe() {
+    [ "$word" != build ] || return 0
     axe=$(dirname "$0")/../target/axe
     [ -e "$axe/node_modules/axe-core/axe.min.js" ] ||
         npm install --prefix "$axe" --no-save --no-package-lock --ignore-scripts --silent axe-core@4.11.0
