@@ -1,6 +1,6 @@
 //! A new node gets its certificate by one line, and by no other.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::symlink, time::Duration};
 
 use anyhow::{Result, ensure};
 use deadlight_tests::{
@@ -83,6 +83,11 @@ fn what_is_said_at_each_start_is_done_once() -> Result<()> {
         say()?.expect_code(0)?;
         Ok(fs::read_to_string(&file)?)
     };
+    // A link, as /dev/stdout is one, is not replaced by a secret.
+    symlink("/dev/null", &file)?;
+    let said = say()?.expect_code(2)?.stderr;
+    ensure!(said.contains("no plain file") && fs::symlink_metadata(&file)?.is_symlink(), "{said}");
+    fs::remove_file(&file)?;
     let first = enroll()?;
     let second = enroll()?;
     ensure!(first != second, "nobody has enrolled, and the line is the old one");

@@ -77,6 +77,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
                 .hint(format!("`deadlight-scanner enroll {name}`, without --if-needed, takes it back"))?);
         }
     }
+    // The file is put in the place of what is there, which must not be /dev/stdout.
+    if let Some(path) = line_file.as_ref().filter(|path| path.symlink_metadata().is_ok_and(|there| !there.is_file())) {
+        return Ok(Err(format!("{} is there and no plain file", path.display()))
+            .hint("name a new file; without --line-file the line is printed")?);
+    }
     let mut random = [0; SECRET_LENGTH];
     rand::fill(&mut random).map_err(|_| "failed to get random bytes from the system")?;
     let secret = Secret::new(random);
