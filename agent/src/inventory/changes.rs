@@ -106,7 +106,7 @@ fn authors(mut datagram: &[u8]) -> Vec<Author> {
     while let Ok(message) = NetlinkBuffer::new_checked(datagram) {
         if message.message_type() == NEW_GENERATION {
             let attributes = message.payload().get(NETFILTER_HEADER..).unwrap_or_default();
-            authors.push(Author { socket: Some(message.port_number()), ..author(attributes) });
+            authors.push(author(message.port_number(), attributes));
         }
         let length = usize::try_from(message.length()).unwrap_or(usize::MAX).saturating_add(3) & !3;
         datagram = datagram.get(length..).unwrap_or_default();
@@ -114,14 +114,14 @@ fn authors(mut datagram: &[u8]) -> Vec<Author> {
     authors
 }
 
-fn author(attributes: &[u8]) -> Author {
+fn author(socket: u32, attributes: &[u8]) -> Author {
     let attribute = |kind| NlasIterator::new(attributes).flatten().find(|found| found.kind() == kind);
     let name = attribute(PROCESS_NAME).map(|found| {
         let name = String::from_utf8_lossy(found.value()).into_owned();
         printable(name.trim_end_matches('\0'), NAME)
     });
     let pid = attribute(PROCESS_ID).and_then(|found| Some(u32::from_be_bytes(found.value().try_into().ok()?)));
-    Author { pid, name, socket: None }
+    Author { pid, socket: Some(socket), name }
 }
 
 #[cfg(test)]

@@ -30,13 +30,11 @@ impl Scanner {
         let was_unsure = std::mem::replace(&mut self.is_unsure, shared.is_err());
         let part = match shared {
             Ok(part) => part,
-            // Said once: the database may be away for hours, and is asked every few seconds.
-            Err(error) if was_unsure => {
-                tracing::debug!("which nodes are ours is still not known: {}", hint::line(&error));
-                return false;
-            }
             Err(error) => {
-                tracing::warn!("which nodes are ours is not known: {}", hint::line(&error));
+                // Said once: the database may be away for hours, and is asked every few seconds.
+                if !was_unsure {
+                    tracing::warn!("which nodes are ours is not known: {}", hint::line(&error));
+                }
                 return false;
             }
         };
